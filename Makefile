@@ -20,11 +20,15 @@ unexport PYTHONPATH PYTHONHOME
 include tests/mpi.env
 export $(shell sed -n 's/^\([A-Za-z_]*\)=.*/\1/p' tests/mpi.env)
 
-PIP := -m pip --disable-pip-version-check --quiet
-BUILD_REQUIRES := 'setuptools>=77' 'cython>=3.1'    # as in pyproject.toml: builds here reuse the environment's
+# Errors only: pip warns about each place of a site's configuration that it cannot use.
+PIP := -m pip --disable-pip-version-check -qq
+# As in pyproject.toml: builds here use the environment's, and so keep their objects.
+BUILD_REQUIRES := 'setuptools>=77' 'cython>=3.1'
 KERNEL_SOURCES := $(wildcard ext/*.c ext/*.h ext/*.pyx ext/*.pxd)
 MPI_PYTEST := -m mpi4py -m pytest -q -p no:cacheprovider tests/mpi
-JOB_LIMIT := timeout -k 10 1200    # a job that hangs in the launcher itself ends too
+KERNEL_MODULES := $(patsubst ext/%.pyx,pinstripe.kernels.%,$(wildcard ext/_*.pyx))
+# A job that hangs in the launcher itself ends too.
+JOB_LIMIT := timeout -k 10 1200
 
 .PHONY: help venv demo test test-serial test-mpi test-mpich test-system check test-asan wheel bench clean distclean
 
@@ -96,9 +100,9 @@ endif
 check: $(VENV)/.dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/cython-lint ext
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint ext
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m mypy.stubtest --mypy-config-file pyproject.toml pinstripe.kernels._kernels
+	$(VENV)/bin/python -m mypy.stubtest --mypy-config-file pyproject.toml $(KERNEL_MODULES)
 	$(VENV)/bin/lint-imports
 
 # The whole package is built aside: a sanitized module loads only where the sanitizer was loaded first.

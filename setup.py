@@ -1,4 +1,4 @@
-"""List the one extension module and print how it is built; everything else stands in pyproject.toml.
+"""List the extension modules and print how they are built; everything else stands in pyproject.toml.
 
 Environment
 -----------
@@ -22,12 +22,12 @@ DEBUG = os.environ.get("PINSTRIPE_DEBUG", "0") not in ("", "0")
 SANITIZE = os.environ.get("PINSTRIPE_SANITIZE", "") if DEBUG else ""
 SYSTEM_LZ4 = os.environ.get("PINSTRIPE_LZ4", "") == "system"
 BUILD = "build/debug" if DEBUG else "build"
-MODULE = "ext/_kernels.pyx"
+MODULES = sorted(glob("ext/_*.pyx"))
 
 
 def extensions() -> list[Extension]:
-    if not os.path.exists(MODULE):
-        print(f"pinstripe: no {MODULE}: building without kernels")
+    if not MODULES:
+        print("pinstripe: no ext/_*.pyx: building without kernels")
         return []
     from Cython.Build import cythonize
 
@@ -42,31 +42,37 @@ def extensions() -> list[Extension]:
         compile_args += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
         link_args += [f"-fsanitize={SANITIZE}"]
 
+    # Written only when it changes, which then rebuilds everything.
     settings = Path(BUILD, "settings.txt")
-    text = f"{compile_args} {link_args} lz4={SYSTEM_LZ4} {[os.environ.get(name) for name in ('CC', 'CFLAGS', 'LDFLAGS')]}\n"
-    if not settings.exists() or settings.read_text() != text:  # touched only by a change, which then rebuilds everything
+    environment = [os.environ.get(name, "") for name in ("CC", "CFLAGS", "LDFLAGS")]
+    text = f"{compile_args} {link_args} lz4={SYSTEM_LZ4} {environment}\n"
+    if not settings.exists() or settings.read_text() != text:
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(text)
 
-    kernels = Extension(
-        "pinstripe.kernels._kernels",
-        sources=[MODULE, *sorted(glob("ext/*.c"))],
-        include_dirs=["ext"],
-        depends=[*sorted(glob("ext/*.h")), "setup.py", str(settings)],
-        define_macros=[("PINSTRIPE_LZ4_SYSTEM", "1")] if SYSTEM_LZ4 else [],
-        libraries=["lz4"] if SYSTEM_LZ4 else [],
-        extra_compile_args=compile_args,
-        extra_link_args=link_args,
-    )
+    modules = [
+        Extension(
+            f"pinstripe.kernels.{Path(source).stem}",
+            sources=[source, *sorted(glob("ext/*.c"))],  # each object is compiled once, and is part of each module
+            include_dirs=["ext"],
+            depends=[*sorted(glob("ext/*.h")), "setup.py", str(settings)],
+            define_macros=[("PINSTRIPE_LZ4_SYSTEM", "1")] if SYSTEM_LZ4 else [],
+            libraries=["lz4"] if SYSTEM_LZ4 else [],
+            extra_compile_args=compile_args,
+            extra_link_args=link_args,
+        )
+        for source in MODULES
+    ]
     print("pinstripe: LZ4 from", "the system's liblz4" if SYSTEM_LZ4 else "the lz4 package, at import")
     print("pinstripe:", "debug" if DEBUG else "release", "build", f"with sanitizers {SANITIZE}" if SANITIZE else "")
     return cythonize(
-        [kernels],
+        modules,
         build_dir=f"{BUILD}/cython",  # not beside the .pyx: ext/*.c holds what people wrote
         include_path=["ext"],
         emit_linenums=DEBUG,
         compiler_directives={
             "language_level": "3",
+            "autotestdict": False,  # no __test__, which the stub would have to name
             "boundscheck": DEBUG,
             "initializedcheck": DEBUG,
             "wraparound": False,
