@@ -25,7 +25,7 @@ PIP := -m pip --disable-pip-version-check -qq
 # As in pyproject.toml: builds here use the environment's, and so keep their objects.
 BUILD_REQUIRES := 'setuptools>=77' 'cython>=3.1'
 KERNEL_SOURCES := $(wildcard ext/*.c ext/*.h ext/*.pyx ext/*.pxd)
-MPI_PYTEST := -m mpi4py -m pytest -q -p no:cacheprovider tests/mpi
+MPI_PYTEST := -m mpi4py -m pytest -q --color=no -p no:cacheprovider tests/mpi
 KERNEL_MODULES := $(patsubst ext/%.pyx,pinstripe.kernels.%,$(wildcard ext/_*.pyx))
 # A job that hangs in the launcher itself ends too.
 JOB_LIMIT := timeout -k 10 1200

@@ -29,6 +29,7 @@ def extensions() -> list[Extension]:
     if not MODULES:
         print("pinstripe: no ext/_*.pyx: building without kernels")
         return []
+    from Cython import __version__ as cython_version
     from Cython.Build import cythonize
 
     # No -march=native: one binary runs everywhere and picks its instructions at run time.
@@ -45,10 +46,12 @@ def extensions() -> list[Extension]:
     # Written only when it changes, which then rebuilds everything.
     settings = Path(BUILD, "settings.txt")
     environment = [os.environ.get(name, "") for name in ("CC", "CFLAGS", "LDFLAGS")]
-    text = f"{compile_args} {link_args} lz4={SYSTEM_LZ4} {environment}\n"
+    text = f"{compile_args} {link_args} lz4={SYSTEM_LZ4} cython={cython_version} {environment}\n"
     if not settings.exists() or settings.read_text() != text:
         settings.parent.mkdir(parents=True, exist_ok=True)
         settings.write_text(text)
+    newest_setting = max(os.path.getmtime(path) for path in ("setup.py", settings))
+    generated = [Path(BUILD, "cython", source).with_suffix(".c") for source in MODULES]
 
     modules = [
         Extension(
@@ -67,6 +70,7 @@ def extensions() -> list[Extension]:
     print("pinstripe:", "debug" if DEBUG else "release", "build", f"with sanitizers {SANITIZE}" if SANITIZE else "")
     return cythonize(
         modules,
+        force=any(path.exists() and path.stat().st_mtime <= newest_setting for path in generated),
         build_dir=f"{BUILD}/cython",  # not beside the .pyx: ext/*.c holds what people wrote
         include_path=["ext"],
         emit_linenums=DEBUG,
