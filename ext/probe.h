@@ -22,7 +22,7 @@ typedef struct {
 /* Are all n bytes zero? Exact; returns at the first piece that has another byte, so it costs nothing on other data. */
 int ps_is_zero(const uint8_t *block, size_t n);
 
-/* Bytes of scratch that ps_probe needs, aligned to 64, one a thread, needs no clearing. Ask after ps_lz4_bind. */
+/* Bytes of scratch that ps_probe needs, aligned as malloc does, one a thread, needs no clearing. Ask after ps_lz4_bind. */
 size_t ps_probe_scratch_bytes(void);
 
 /* Choose for block[0..n). width_hint: 0 = the element's width is unknown: all widths are tried; 1 = bytes, never shuffle;

@@ -1,0 +1,43 @@
+"""The compiled kernels: leaves that take buffers, give numbers and hold no GIL. Sources and the way to add one: ext/README.md."""
+
+from pinstripe.kernels._kernels import (
+    copy_extents,
+    crc64,
+    crc64_combine,
+    crc64_fold,
+    crc64_implementation,
+    crc64_implementations,
+    crc64_use,
+    crc64_zeros,
+    lz4_bound,
+    lz4_compress,
+    lz4_decompress,
+    lz4_library,
+    probe,
+    shuffle,
+    shuffle_implementation,
+    shuffle_implementations,
+    shuffle_use,
+    unshuffle,
+)
+
+__all__ = [
+    "copy_extents",
+    "crc64",
+    "crc64_combine",
+    "crc64_fold",
+    "crc64_implementation",
+    "crc64_implementations",
+    "crc64_use",
+    "crc64_zeros",
+    "lz4_bound",
+    "lz4_compress",
+    "lz4_decompress",
+    "lz4_library",
+    "probe",
+    "shuffle",
+    "shuffle_implementation",
+    "shuffle_implementations",
+    "shuffle_use",
+    "unshuffle",
+]
