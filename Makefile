@@ -73,10 +73,10 @@ test-serial: $(VENV)/.built
 # One job for each size, so that each size is its own MPI_COMM_WORLD.
 ifneq ($(wildcard tests/mpi/test_*.py),)
 test-mpi: $(VENV)/.built
-	for n in 1 2 4; do echo "== Open MPI, $$n ranks"; $(JOB_LIMIT) $(VENV)/bin/mpirun -n $$n $(VENV)/bin/python $(MPI_PYTEST); done
+	for n in 1 2 4; do echo "== Open MPI, $$n ranks"; $(JOB_LIMIT) $(VENV)/bin/mpirun -n $$n $(VENV)/bin/python $(MPI_PYTEST) </dev/null; done
 
 test-mpich: $(VENV)/.built $(VENV_MPICH)/.installed
-	for n in 2 4; do echo "== MPICH, $$n ranks"; $(JOB_LIMIT) $(VENV_MPICH)/bin/mpirun -n $$n $(VENV_MPICH)/bin/python $(MPI_PYTEST); done
+	for n in 2 4; do echo "== MPICH, $$n ranks"; $(JOB_LIMIT) $(VENV_MPICH)/bin/mpirun -n $$n $(VENV_MPICH)/bin/python $(MPI_PYTEST) </dev/null; done
 else
 test-mpi test-mpich:
 	@echo "$@: there is no test in tests/mpi yet"
