@@ -57,6 +57,8 @@ class Options:
         What overlapping ranges within one collective write do: ``error`` or ``higher`` (the higher rank wins).
     inline_bytes : int
         New files up to this size are stored in their inode.
+    exchange_write, exchange_read : str
+        Whether interleaved pieces travel to the stripes' owners: ``auto`` (the pattern decides), ``always`` or ``never``.
     """
 
     durability: str = "full"
@@ -69,9 +71,16 @@ class Options:
     retries: int = 8
     overlap: str = "error"
     inline_bytes: int = 16 << 10
+    exchange_write: str = "auto"
+    exchange_read: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, words in (("durability", ("full", "none")), ("overlap", ("error", "higher"))):
+        for name, words in (
+            ("durability", ("full", "none")),
+            ("overlap", ("error", "higher")),
+            ("exchange_write", ("auto", "always", "never")),
+            ("exchange_read", ("auto", "always", "never")),
+        ):
             if getattr(self, name) not in words:
                 raise ArgumentError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(words)}")
         for name, least in (

@@ -1,0 +1,366 @@
+"""A generation: one committed version of a file, its manifest read as far as it is needed.
+
+The highest number in the id's directory is the file. A number is ours when its manifest carries our transaction; a manifest that states
+another number than its own name is no generation. Committed manifests never change, so what was read of one is never looked at again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamageError, Error, StaleError
+from ..format.inode import Inode
+from ..format.layout import Layout
+from ..format.manifest import (
+    HEADER_BYTES,
+    PAGE_BYTES,
+    PAGE_ENTRY,
+    PAGE_RECORDS,
+    RECORD,
+    SEGMENT_ENTRY,
+    Header,
+    State,
+    check_page,
+    decode_tables,
+)
+from ..format.segment import manifest_copy_name
+from .fresh import force_fresh
+
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["Generation", "list_numbers", "newest_durable", "read_header"]
+
+PAGES_KEPT = 64
+Array = npt.NDArray[Any]
+
+
+def list_numbers(directory: str) -> list[int]:
+    """List the generation numbers in ``files/aa/ID``, ascending, forced fresh.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such directory.
+    """
+    force_fresh(os.path.dirname(directory))
+    force_fresh(directory)
+    return sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
+
+
+def read_header(path: str) -> Header:
+    """Read a manifest's or a transaction's header.
+
+    Raises
+    ------
+    FileNotFoundError, DamageError
+    """
+    with open(path, "rb", buffering=0) as file:
+        return Header.decode(_exactly(file.fileno(), HEADER_BYTES, 0, path))
+
+
+def _exactly(fd: int, length: int, offset: int, path: str) -> bytes:
+    parts = []
+    while length:
+        part = os.pread(fd, min(length, 1 << 30), offset)
+        if not part:
+            raise DamageError("the manifest ends too early", path=path, offset=offset)
+        parts.append(part)
+        length -= len(part)
+        offset += len(part)
+    return b"".join(parts)
+
+
+class _NoGeneration(DamageError):
+    """A manifest that verifies, but is not that number's: not linked as it now is, so it counts for nothing."""
+
+
+class Generation:
+    """One version of one file. Immutable; not thread-safe while pages are read.
+
+    Attributes
+    ----------
+    number : int
+        0: nothing was committed yet (an empty file, or the inode's inline data).
+    header : Header or None
+        None for generation 0.
+    segments, directory : numpy arrays of SEGMENT_ENTRY and PAGE_ENTRY
+    inline : bytes or None
+        The whole content, where the inode holds it.
+    """
+
+    def __init__(
+        self,
+        file_id: bytes,
+        layout: Layout,
+        *,
+        number: int = 0,
+        header: Header | None = None,
+        tables: bytes = b"",
+        path: str = "",
+        fd: int = -1,
+        inline: bytes | None = None,
+    ) -> None:
+        self.file_id = file_id
+        self.layout = header.layout if header is not None else layout
+        self.number = number
+        self.header = header
+        self.path = path
+        self.inline = inline
+        self._fd = fd
+        self._tables = tables
+        if header is not None:
+            self.segments, self.directory = decode_tables(tables, header)
+        else:
+            self.segments, self.directory = np.zeros(0, SEGMENT_ENTRY), np.zeros(0, PAGE_ENTRY)
+        self._pages: OrderedDict[int, Array] = OrderedDict()
+
+    @property
+    def size(self) -> int:
+        """Logical bytes."""
+        if self.header is not None:
+            return self.header.size
+        return len(self.inline) if self.inline is not None else 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the frames that it names, or of its inline data."""
+        if self.header is not None:
+            return self.header.stored_bytes
+        return len(self.inline) if self.inline is not None else 0
+
+    @property
+    def durable(self) -> bool:
+        """Whether all that it names was synced before it was linked; generation 0 always was."""
+        return self.header is None or self.header.durable
+
+    @property
+    def transaction(self) -> bytes:
+        """Id of the transaction that made it; empty for generation 0."""
+        return self.header.tx if self.header is not None else b""
+
+    # --- opening -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_path(cls, file_id: bytes, path: str, number: int | None) -> Generation:
+        """Open one manifest. `number` None takes a transaction that is whole (kept after a conflict).
+
+        Raises
+        ------
+        FileNotFoundError
+            It was collected meanwhile.
+        DamageError
+            It does not verify, or states another number.
+        """
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header = Header.decode(_exactly(fd, HEADER_BYTES, 0, path))
+            if header.state != State.WHOLE or header.file_id != file_id or number not in (None, header.number):
+                raise _NoGeneration(
+                    "this is not the manifest of that generation", path=path, expected=str(number), found=header.number
+                )
+            header.check_file_bytes(os.fstat(fd).st_size)
+            tables = _exactly(fd, header.tables_bytes, HEADER_BYTES, path)
+            return cls(
+                file_id,
+                header.layout,
+                number=header.number if number is None else number,
+                header=header,
+                tables=tables,
+                path=path,
+                fd=fd,
+            )
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def head(cls, store: Store, inode: Inode, path: str, *, named: Any = None) -> Generation:
+        """Open the newest generation of the file that `inode` names.
+
+        Parameters
+        ----------
+        named : callable, optional
+            Tells whether the name still leads to this inode; asked where a listing shows no number (such a listing proves nothing).
+
+        Raises
+        ------
+        DamageError
+            The newest number does not verify and has no good copy; names the newest durable generation.
+        FileNotFoundError
+            The file was removed meanwhile.
+        """
+        directory = store.file_directory(inode.file_id)
+        for _ in range(100):
+            try:
+                numbers = list_numbers(directory)
+            except FileNotFoundError:
+                numbers = None
+            if not numbers:
+                if named is not None and not named():
+                    raise FileNotFoundError(2, os.strerror(2), path)
+                if inode.kind == "inline":
+                    return cls(inode.file_id, inode.layout, inline=inode.data)
+                if numbers is None:
+                    raise DamageError(
+                        f"the file's directory {directory} is missing, though its name says that it has generations", path=path
+                    )
+                return cls(inode.file_id, inode.layout)
+            found = cls._newest(store, inode.file_id, directory, numbers, path)
+            if found is not None:
+                return found
+        raise StaleError("the file is replaced faster than it can be opened", path=path)
+
+    @classmethod
+    def _newest(cls, store: Store, file_id: bytes, directory: str, numbers: list[int], path: str) -> Generation | None:
+        """The highest number that is a generation; None = a number vanished, list again."""
+        for number in reversed(numbers):
+            manifest = os.path.join(directory, str(number))
+            try:
+                return cls.from_path(file_id, manifest, number)
+            except FileNotFoundError:
+                return None
+            except _NoGeneration:
+                continue
+            except DamageError as damage:
+                copy = cls._from_copy(store, file_id, number)
+                if copy is not None:
+                    return copy
+                durable = newest_durable(directory, file_id)
+                raise DamageError(
+                    f"generation {number} of the file is damaged ({damage.strerror}); "
+                    + (
+                        f"the newest durable generation is {durable}: read it with generation={durable}"
+                        if durable
+                        else "no older generation is there"
+                    ),
+                    path=path,
+                    file=file_id.hex(),
+                ) from damage
+        return None
+
+    @classmethod
+    def _from_copy(cls, store: Store, file_id: bytes, number: int) -> Generation | None:
+        for target in store.targets:
+            for name in target.list_segments(file_id):
+                if not name.endswith(".manifest"):
+                    continue
+                tx = bytes.fromhex(name.removesuffix(".manifest"))
+                try:
+                    data = target.read_manifest_copy(file_id, tx)
+                    return cls.from_bytes(file_id, data, number)
+                except (Error, OSError):
+                    continue
+        return None
+
+    @classmethod
+    def from_bytes(cls, file_id: bytes, data: bytes, number: int) -> Generation:
+        """Take a whole manifest from memory (a copy on a target)."""
+        header = Header.decode(data[:HEADER_BYTES])
+        if header.state != State.WHOLE or header.file_id != file_id or header.number != number:
+            raise DamageError("this copy is of another generation", expected=number, found=header.number)
+        end = HEADER_BYTES + header.tables_bytes
+        generation = cls(file_id, header.layout, number=number, header=header, tables=data[HEADER_BYTES:end])
+        for page in range(header.page_count):
+            offset = int(generation.directory[page]["offset"])
+            generation._pages[page] = (
+                check_page(data[offset : offset + PAGE_BYTES], generation.directory[page]) if offset else np.zeros(PAGE_RECORDS, RECORD)
+            )
+        return generation
+
+    def head_bytes(self) -> bytes:
+        """Header and tables, for other ranks to make the same generation from (see `from_head_bytes`)."""
+        return self.header.encode() + self._tables if self.header is not None else b""
+
+    @classmethod
+    def from_head_bytes(cls, file_id: bytes, layout: Layout, data: bytes, path: str, inline: bytes | None) -> Generation:
+        """Make the generation that another rank opened; pages are read from `path` when they are needed."""
+        if not data:
+            return cls(file_id, layout, inline=inline)
+        header = Header.decode(data[:HEADER_BYTES])
+        return cls(file_id, layout, number=header.number, header=header, tables=data[HEADER_BYTES:], path=path)
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    def page(self, number: int) -> Array:
+        """Give one page of records (PAGE_RECORDS of RECORD), verified; not to be changed.
+
+        Raises
+        ------
+        DamageError
+            The page does not verify.
+        StaleError
+            The manifest was collected before this page was read.
+        """
+        page = self._pages.get(number)
+        if page is not None:
+            self._pages.move_to_end(number)
+            return page
+        if number >= len(self.directory) or not self.directory[number]["offset"]:
+            page = np.zeros(PAGE_RECORDS, RECORD)
+        else:
+            entry = self.directory[number]
+            page = check_page(_exactly(self._descriptor(), PAGE_BYTES, int(entry["offset"]), self.path), entry)
+        if self._fd >= 0 or self.path:  # one from memory keeps all its pages
+            while len(self._pages) >= PAGES_KEPT:
+                self._pages.popitem(last=False)
+        self._pages[number] = page
+        return page
+
+    def _descriptor(self) -> int:
+        if self._fd < 0:
+            try:
+                self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                raise StaleError(f"generation {self.number} was collected while it was read", path=self.path) from None
+        return self._fd
+
+    def descriptor(self) -> int:
+        """The manifest's open file, to copy unchanged pages from; -1 where it is in memory only."""
+        return self._descriptor() if self.path else -1
+
+    def records(self, stripes: npt.NDArray[np.uint64]) -> Array:
+        """Look up the records of many stripes; a hole's is all zeros. Cost: one page for each 4096 stripes touched."""
+        out = np.zeros(len(stripes), RECORD)
+        if not len(stripes) or not len(self.directory):
+            return out
+        pages = stripes // np.uint64(PAGE_RECORDS)
+        slots = (stripes % np.uint64(PAGE_RECORDS)).astype(np.int64)
+        first, last = int(pages.min()), int(pages.max())
+        if first == last:
+            if first < len(self.directory) and self.directory[first]["offset"]:
+                out[:] = self.page(first)[slots]
+            return out
+        for number in np.unique(pages[pages < len(self.directory)]):
+            if self.directory[int(number)]["offset"]:
+                chosen = pages == number
+                out[chosen] = self.page(int(number))[slots[chosen]]
+        return out
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def copies_name(self) -> str:
+        """Name under which a second target holds this manifest."""
+        return manifest_copy_name(self.transaction)
+
+
+def newest_durable(directory: str, file_id: bytes) -> int:
+    """Find the newest number whose manifest verifies and says "synced before linked"; 0 = none."""
+    for number in reversed(list_numbers(directory)):
+        try:
+            generation = Generation.from_path(file_id, os.path.join(directory, str(number)), number)
+        except (Error, OSError):
+            continue
+        generation.close()
+        if generation.durable:
+            return number
+    return 0

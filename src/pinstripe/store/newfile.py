@@ -1,0 +1,269 @@
+"""New files: the name comes last.
+
+Order (the names are NAMED's in tests/model): the id's directory, TX.tx, ``inode``, TX.name; after generation 1 is linked, TX.name is *renamed* to the
+name, which is one step by name. A collector removes TX.name first, so exactly one of the two gets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import secrets
+import stat
+
+from ..errors import NamespaceError, UnsupportedError
+from ..format.inode import Inode
+from ..targets.contract import Access
+from .fresh import fsync_directory, link_descriptor, rename_noreplace
+from .store import Store
+from .transaction import Transaction
+
+__all__ = ["NewFile", "access_of", "is_private", "link_opened_inode", "make_directory", "write_inline"]
+
+_NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOTSUP)
+_NO_RENAME_FLAGS = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+
+def access_of(seen: os.stat_result) -> Access:
+    """Derive the permissions of ``files/aa/ID`` and ``TARGET/aa/ID`` from the file's own."""
+    return Access(stat.S_IMODE(seen.st_mode), seen.st_uid, seen.st_gid)
+
+
+def is_private(mode: int) -> bool:
+    """Whether only the owner may write a file of this mode: only such a file may be inline."""
+    return not mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def make_directory(store: Store, file_id: bytes, access: Access) -> str:
+    """Make ``files/aa/ID``, aside and renamed, so that it is never seen half set; one that is there already is taken if it may be trusted.
+
+    Raises
+    ------
+    NamespaceError
+        Somebody else made it, to read along.
+    """
+    directory = store.file_directory(file_id)
+    store.make_shard(file_id)
+    aside = f"{os.path.dirname(directory)}/.new-{secrets.token_hex(8)}"
+    os.mkdir(aside, 0o700)
+    try:
+        os.chmod(aside, access.directory_mode)
+        if (access.uid, access.gid) != (os.geteuid(), os.stat(aside).st_gid):
+            try:
+                os.chown(aside, access.uid if access.uid is not None and os.geteuid() == 0 else -1, -1 if access.gid is None else access.gid)
+                os.chmod(aside, access.directory_mode)
+            except PermissionError:
+                os.chmod(aside, access.directory_mode & ~0o070)  # where the group cannot be set: no group bits
+        os.rename(aside, directory)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.rmdir(aside)
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+            raise
+        _trust(directory, access)
+    return directory
+
+
+def _trust(directory: str, access: Access) -> None:
+    seen = os.stat(directory)
+    owner = seen.st_uid in (0, access.uid if access.uid is not None else os.geteuid())
+    shared = bool(access.mode & stat.S_IWGRP) and seen.st_gid == access.gid and stat.S_IMODE(seen.st_mode) == access.directory_mode
+    if not (owner or shared):
+        raise NamespaceError(
+            f"the file's directory was made by user {seen.st_uid}, who owns neither the file nor the store: not used",
+            path=directory,
+            code=errno.EPERM,
+        )
+
+
+def _unnamed_inode(directory: str, data: bytes) -> int:
+    """Make an inode without a name in `directory`, so that setgid groups and default ACLs hold; return its descriptor."""
+    fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(fd, data)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _hidden_inode(directory: str, data: bytes, tx: bytes) -> tuple[int, str]:
+    """The same with a reserved hidden name, where the file system has no unnamed files."""
+    path = os.path.join(directory, f".pinstripe-{tx.hex()}")
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(fd, data)
+    except BaseException:
+        os.close(fd)
+        os.unlink(path)
+        raise
+    return fd, path
+
+
+def _make_inode(directory: str, data: bytes, tx: bytes) -> tuple[int, str]:
+    try:
+        return _unnamed_inode(directory, data), ""
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE or not os.path.isdir(directory):
+            raise
+        return _hidden_inode(directory, data, tx)
+
+
+@dataclasses.dataclass(slots=True)
+class NewFile:
+    """A file that has an id, an inode and a transaction, and no name yet.
+
+    Attributes
+    ----------
+    path : str
+        The name to be.
+    refuse_existing : bool
+        Mode x: naming it fails when the name is taken.
+    """
+
+    store: Store
+    inode: Inode
+    path: str
+    refuse_existing: bool
+    pending: str = ""  # path of TX.name
+    access: Access = dataclasses.field(default_factory=lambda: Access(0o600, None, None))
+
+    def make(self, transaction: Transaction) -> None:
+        """Make directory, TX.tx, inode and TX.name, in this order."""
+        parent = os.path.dirname(self.path)
+        fd, hidden = _make_inode(parent, self.inode.encode(), transaction.id)
+        try:
+            self.access = access_of(os.fstat(fd))
+            directory = make_directory(self.store, self.inode.file_id, self.access)
+            transaction.register()
+            transaction.record_base(0)
+            destination = os.path.join(directory, "inode")
+            if hidden:
+                os.rename(hidden, destination)
+                hidden = ""
+            else:
+                link_descriptor(fd, destination)
+            self.pending = transaction.path.removesuffix(".tx") + ".name"
+            os.link(destination, self.pending)
+        finally:
+            if hidden:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(hidden)
+            os.close(fd)
+
+    def put_name(self, *, sync: bool) -> None:
+        """Rename TX.name to the name.
+
+        Raises
+        ------
+        FileExistsError
+            Mode x, and the name is taken.
+        FileNotFoundError
+            TX.name is gone: collected by somebody who took this writer for dead.
+        """
+        if not self.refuse_existing:
+            os.rename(self.pending, self.path)
+        else:
+            try:
+                rename_noreplace(self.pending, self.path)
+            except OSError as error:
+                if error.errno not in _NO_RENAME_FLAGS:
+                    raise
+                self._link_name()
+        self.pending = ""
+        if sync:
+            fsync_directory(os.path.dirname(self.path))
+
+    def _link_name(self) -> None:
+        """Without a rename that refuses to replace (NFS): link, then unlink TX.name; only who unlinked it has named the file."""
+        try:
+            os.link(self.pending, self.path)
+        except FileExistsError:
+            if not os.path.samefile(self.pending, self.path):
+                raise
+        try:
+            os.unlink(self.pending)
+        except FileNotFoundError:
+            os.unlink(self.path)
+            raise
+
+    def unmake(self) -> None:
+        """Give the name-to-be up; the rest is the collector's."""
+        if self.pending:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.pending)
+            self.pending = ""
+
+
+def link_opened_inode(store: Store, file_id: bytes, path: str, fd: int) -> None:
+    """Give an inline file its directory ``files/aa/ID`` with ``inode`` in it, through the opened inode and never through the name.
+
+    Raises
+    ------
+    FileNotFoundError
+        The file was removed.
+    """
+    directory = make_directory(store, file_id, access_of(os.fstat(fd)))
+    try:
+        link_descriptor(fd, os.path.join(directory, "inode"))
+    except FileExistsError:
+        if os.stat(os.path.join(directory, "inode")).st_ino != os.fstat(fd).st_ino:
+            raise NamespaceError(
+                "the name is not the inode that its id belongs to: it was copied behind the store's back; use `pinstripe cp`", path=path
+            ) from None
+    except FileNotFoundError:
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+        raise
+
+
+def write_inline(store: Store, inode: Inode, path: str, *, refuse_existing: bool, sync: bool) -> bool:
+    """Make a small file in one step: an inode with its data, linked to its name.
+
+    Returns
+    -------
+    bool
+        False when others could write the file, which may then not be inline: nothing was made.
+
+    Raises
+    ------
+    FileExistsError
+        Mode x, and the name is taken.
+    UnsupportedError
+        The file system can neither make unnamed files nor link.
+    """
+    parent = os.path.dirname(path)
+    fd, hidden = _make_inode(parent, inode.encode(), inode.file_id)
+    try:
+        if not is_private(os.fstat(fd).st_mode):
+            return False
+        if sync:
+            os.fsync(fd)
+        if hidden and not refuse_existing:
+            os.rename(hidden, path)
+            hidden = ""
+        elif hidden:
+            os.link(hidden, path)
+        else:
+            try:
+                link_descriptor(fd, path)
+            except FileExistsError:
+                if refuse_existing:
+                    raise
+                aside = os.path.join(parent, f".pinstripe-{inode.file_id.hex()}")
+                link_descriptor(fd, aside)
+                os.rename(aside, path)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP):
+            raise UnsupportedError("this directory's file system cannot link files", path=parent) from error
+        raise
+    finally:
+        if hidden:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(hidden)
+        os.close(fd)
+    if sync:
+        fsync_directory(parent)
+    return True

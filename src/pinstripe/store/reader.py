@@ -1,0 +1,205 @@
+"""Pieces of stripes into a caller's buffer: look up the segments, read, verify, decode; one kernel call for all."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import DamageError, StaleError, TargetError
+from ..format.segment import segment_name
+from ..kernels import DAMAGE, decode_frames, read_frames
+from ..targets.contract import Segment
+
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["FrameReader", "ReadCounters"]
+
+Array = npt.NDArray[Any]
+SEGMENTS_KEPT = 256
+_LOOKS = 5  # how often a segment that is on no target is looked for again while its number is listed
+
+
+@dataclasses.dataclass(slots=True)
+class ReadCounters:
+    """What one reader did."""
+
+    bytes: int = 0
+    pieces: int = 0
+    read_ns: int = 0
+
+
+class FrameReader:
+    """Reads frames of one file. Keeps segments open; not thread-safe but for `read` on segments that are open already.
+
+    Parameters
+    ----------
+    path : str
+        The file's name, for errors.
+    still_listed : callable
+        Tells whether the generation that is read is still a number of the file; decides between "look again" and "gone".
+    """
+
+    def __init__(self, store: Store, file_id: bytes, path: str, *, threads: int = 1) -> None:
+        self.store, self.file_id, self.path, self.threads = store, file_id, path, threads
+        self.counters = ReadCounters()
+        self._segments: OrderedDict[tuple[bytes, bytes, int, int], Segment] = OrderedDict()
+
+    def read(
+        self,
+        records: Array,
+        segments: Array,
+        stripes: npt.NDArray[np.uint64],
+        first: npt.NDArray[np.int64],
+        count: npt.NDArray[np.int64],
+        out: Any,
+        out_offsets: npt.NDArray[np.int64],
+        *,
+        manifest: str = "",
+    ) -> None:
+        """Read bytes [first, first + count) of each stripe to ``out[out_offsets[k]:]``; holes and what lies behind a frame are zeros.
+
+        Parameters
+        ----------
+        records, segments
+            The stripes' records, and the table that their `segment` counts in.
+        manifest : str
+            Path of the generation that is read, "" for a transaction's own.
+
+        Raises
+        ------
+        DamageError
+            A frame does not verify; bytes that do not verify are never given.
+        StaleError
+            The generation was collected meanwhile.
+        TargetError
+            A target that holds a frame is missing.
+        """
+        begun = time.perf_counter_ns()
+        pieces = len(stripes)
+        status, seen = np.zeros(pieces, np.int32), np.zeros(pieces, np.uint64)
+        slots = records["segment"].astype(np.int64)
+        used = np.unique(slots[slots > 0]) if pieces > 1 else slots[slots > 0]
+        opened = {int(slot): self._open(segments[slot - 1], manifest) for slot in used}
+        fds = np.full(pieces, -1, np.int32)
+        txs = np.zeros((pieces, 16), np.uint8)
+        if len(used):
+            named = slots > 0
+            txs[named] = segments["tx"][slots[named] - 1]
+        plain = True
+        for slot, segment in opened.items():
+            fd = segment.fileno()
+            if fd is None:
+                plain = False
+            else:
+                fds[slots == slot] = fd
+        if plain:
+            bad = read_frames(
+                fds, records, stripes, first, count, out, out_offsets, self.file_id, txs, status, seen, threads=self.threads
+            )
+        else:
+            frames, errors = self._fetch(records, slots, opened)
+            bad = decode_frames(frames, records, stripes, first, count, out, out_offsets, self.file_id, txs, status, seen)
+            failed = errors != 0
+            status[failed] = errors[failed]
+            bad = int(np.count_nonzero(status)) or bad
+        self.counters.read_ns += time.perf_counter_ns() - begun
+        self.counters.pieces += pieces
+        self.counters.bytes += int(count.sum())
+        if bad:
+            self._raise(records, segments, stripes, status, seen)
+
+    def _fetch(self, records: Array, slots: Array, opened: dict[int, Segment]) -> tuple[list[bytes], npt.NDArray[np.int32]]:
+        """Whole frames from targets that have no plain descriptor."""
+        frames: list[bytes] = []
+        errors = np.zeros(len(records), np.int32)
+        for k in range(len(records)):
+            data = b""
+            if slots[k]:
+                try:
+                    data = opened[int(slots[k])].read_at(int(records[k]["offset"]), int(records[k]["frame_bytes"]))
+                except OSError as error:
+                    errors[k] = error.errno or errno.EIO
+            frames.append(data)
+        return frames, errors
+
+    def _raise(self, records: Array, segments: Array, stripes: Array, status: Array, seen: Array) -> None:
+        k = int(np.flatnonzero(status)[0])
+        record = records[k]
+        entry = segments[int(record["segment"]) - 1]
+        name = segment_name(bytes(entry["tx"]), int(entry["stream"]), int(entry["n"]))
+        target = self._target_path(bytes(entry["target"]))
+        place = f"stripe {int(stripes[k])}, target {target}, segment {name}, offset {int(record['offset'])}"
+        more = int(np.count_nonzero(status)) - 1
+        others = f", and {more} more" if more else ""
+        if status[k] > 0:
+            code = int(status[k])
+            raise TargetError(f"cannot read {place}{others}: {os.strerror(code)}", path=self.path, code=code, target=target)
+        raise DamageError(
+            f"damaged: {DAMAGE.get(int(status[k]), 'unknown')} does not hold ({place}{others})",
+            path=self.path,
+            file=self.path,
+            stripe=int(stripes[k]),
+            target=target,
+            segment=name,
+            offset=int(record["offset"]),
+            expected=f"{int(record['crc64']):016x}",
+            found=f"{int(seen[k]):016x}",
+        )
+
+    def _target_path(self, target_id: bytes) -> str:
+        try:
+            return self.store.target(target_id).path
+        except TargetError as error:
+            return error.target or target_id.hex()
+
+    def _open(self, entry: Any, manifest: str) -> Segment:
+        key = (bytes(entry["target"]), bytes(entry["tx"]), int(entry["stream"]), int(entry["n"]))
+        segment = self._segments.get(key)
+        if segment is not None:
+            self._segments.move_to_end(key)
+            return segment
+        segment = self._find(key, manifest)
+        while len(self._segments) >= SEGMENTS_KEPT:
+            self._segments.popitem(last=False)[1].close()
+        self._segments[key] = segment
+        return segment
+
+    def _find(self, key: tuple[bytes, bytes, int, int], manifest: str) -> Segment:
+        """Open a segment: where the manifest says, else on any target (it moved), while its number is still listed."""
+        target_id, tx, stream, n = key
+        name = segment_name(tx, stream, n)
+        missing: TargetError | None = None
+        for _ in range(_LOOKS):
+            try:
+                return self.store.target(target_id).open_segment(self.file_id, name)
+            except FileNotFoundError:
+                pass
+            except TargetError as error:
+                missing = error
+            for target in self.store.targets:
+                if target.id != target_id:
+                    try:
+                        return target.open_segment(self.file_id, name)
+                    except (FileNotFoundError, TargetError):
+                        continue
+            if manifest and not os.path.exists(manifest):
+                raise StaleError("the generation that is being read was collected", path=self.path)
+            if missing is not None:
+                raise missing
+            self.store.reload()
+        raise DamageError(
+            f"segment {name} is on no target", path=self.path, file=self.path, segment=name, target=self._target_path(target_id)
+        )
+
+    def close(self) -> None:
+        """Close the segments."""
+        while self._segments:
+            self._segments.popitem()[1].close()
