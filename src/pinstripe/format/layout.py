@@ -96,7 +96,7 @@ class Layout:
         base : Layout or None
             Where the values come from that are not given.
         **changes
-            Fields of a layout. Sizes may be text such as ``1M``; ``stripe_count`` may be ``all``; ``pool=""`` is no pool.
+            Fields of a layout. Sizes may be text such as ``1M``; ``stripe_count`` may be ``all``; ``pool=""``: none.
 
         Raises
         ------
