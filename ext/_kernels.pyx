@@ -41,6 +41,7 @@ from primitives cimport (
 
 import os
 
+
 @cython.auto_pickle(False)
 cdef class _Bytes:
     """The bytes of a Python object, held while this lives."""

@@ -13,9 +13,9 @@
 #define PIECES 4
 #define PIECE_BYTES (SAMPLE_BYTES / PIECES)
 
-/* A choice must win by this much in the sample. LZ4: what saves less than 1/32 is not worth the copy and the decoding. A wider
+/* A choice must win by this much in the sample. LZ4: what saves less than a 20th is not worth the copy and the decoding. A wider
  * shuffle: a 64th, for two widths that do equally well differ by chance. */
-#define WORTH(bytes) ((bytes) - (bytes) / 32)
+#define WORTH(bytes) ((bytes) - (bytes) / 20)
 #define CLEARLY(bytes) ((bytes) - (bytes) / 64)
 
 typedef struct {

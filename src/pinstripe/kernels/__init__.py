@@ -1,4 +1,4 @@
-"""The compiled kernels: leaves that take buffers, give numbers and hold no GIL. Sources and the way to add one: ext/README.md."""
+"""The compiled kernels: leaves that take buffers, give numbers and hold no GIL. How to add one: ext/README.md."""
 
 from pinstripe.kernels._kernels import (
     copy_extents,

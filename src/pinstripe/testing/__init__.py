@@ -1,0 +1,1 @@
+"""What tests of pinstripe and of programs that use it need; nothing in the package itself imports this."""
