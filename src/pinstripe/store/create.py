@@ -14,6 +14,7 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -202,6 +203,7 @@ def _make_directory(path: str, mode: int, undo: contextlib.ExitStack) -> None:
 
 def _make_target(spec: TargetSpec, root: str, store_id: bytes, mode: int, undo: contextlib.ExitStack) -> TargetEntry:
     _make_directory(spec.path, mode, undo)
+    _widen(spec.path, mode, undo)
     target = create_target(spec.path, store_id, scope=spec.scope, pool=spec.pool)
     undo.callback(_quietly, os.unlink, os.path.join(spec.path, IDENTITY))
     if mode & 0o022:
@@ -209,6 +211,15 @@ def _make_target(spec: TargetSpec, root: str, store_id: bytes, mode: int, undo: 
         undo.callback(_quietly, _remove_shards, spec.path)
     fsync_directory(spec.path)
     return TargetEntry(target.id, recorded_path(spec.path, root), spec.scope, spec.pool)
+
+
+def _widen(path: str, mode: int, undo: contextlib.ExitStack) -> None:
+    """Give a target's directory that was there the store's width, where it is ours to do so."""
+    present = stat.S_IMODE(os.stat(path).st_mode)
+    if present != mode:
+        with contextlib.suppress(PermissionError):
+            os.chmod(path, mode)
+            undo.callback(_quietly, lambda path: os.chmod(path, present), path)
 
 
 def _make_shards(directory: str, mode: int) -> None:

@@ -265,7 +265,7 @@ def is_store(directory: str) -> bool:
     """Tell whether this directory is a store's own."""
     try:
         return stat.S_ISDIR(os.lstat(f"{directory}/{META}/superblock").st_mode)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
 
 
