@@ -113,10 +113,10 @@ class Store:
         with _opened_lock:
             store = _opened.get(root)
         if store is not None:
-            seen = store._signature
-            if seen == store._sign():
+            if store._signature == store._sign():
                 return store
-            if seen[:2] == store._sign()[:2]:
+            # Revised by somebody, or another store in its place: an inode number is no proof, it may be used again.
+            if read_superblock(store.meta).store_id == store.id:
                 store.reload()
                 return store
         store = cls(root)
