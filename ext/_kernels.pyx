@@ -42,6 +42,8 @@ from primitives cimport (
 import os
 
 
+@cython.final
+@cython.freelist(4)
 @cython.auto_pickle(False)
 cdef class _Bytes:
     """The bytes of a Python object, held while this lives."""

@@ -2,6 +2,15 @@
 
 #include <string.h>
 
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define PS_X86 1
+#include <immintrin.h>
+#endif
+
+#define PAGE 4096
+#define LINE 64
+#define REP_MOVSB_MIN 2048 /* glibc's least threshold */
+
 static inline int leaves(size_t bytes, int64_t offset, int64_t length)
 {
     return offset < 0 || (uint64_t)offset > bytes || (uint64_t)length > bytes - (uint64_t)offset;
@@ -42,6 +51,37 @@ static inline void copy_small(uint8_t *dst, const uint8_t *src, size_t n)
 #undef PAIR
 }
 
+#ifdef PS_X86
+static size_t copy_lines(uint8_t *dst, const uint8_t *src, size_t n)
+{
+    size_t done = 0;
+    for (; done + LINE <= n; done += LINE) {
+        const __m128i *from = (const __m128i *)(src + done);
+        __m128i *to = (__m128i *)(dst + done);
+        __m128i a = _mm_loadu_si128(from), b = _mm_loadu_si128(from + 1);
+        __m128i c = _mm_loadu_si128(from + 2), d = _mm_loadu_si128(from + 3);
+        _mm_storeu_si128(to, a);
+        _mm_storeu_si128(to + 1, b);
+        _mm_storeu_si128(to + 2, c);
+        _mm_storeu_si128(to + 3, d);
+    }
+    return done;
+}
+#endif
+
+void ps_copy_bytes(uint8_t *dst, const uint8_t *src, size_t n)
+{
+#ifdef PS_X86
+    size_t ahead = (size_t)((uintptr_t)dst - (uintptr_t)src);
+    if (n >= REP_MOVSB_MIN && ahead >= n && ahead % PAGE - 1 < LINE) { /* ahead >= n: forwards is right where they overlap */
+        size_t done = copy_lines(dst, src, n);
+        dst += done, src += done, n -= done;
+    }
+#endif
+    if (n > 0)
+        memmove(dst, src, n);
+}
+
 int64_t ps_copy_extents(const uint8_t *src, const int64_t *src_offsets, uint8_t *dst, const int64_t *dst_offsets,
                         const int64_t *lengths, size_t n)
 {
@@ -51,7 +91,7 @@ int64_t ps_copy_extents(const uint8_t *src, const int64_t *src_offsets, uint8_t 
         if (length <= 32)
             copy_small(dst + dst_offsets[i], src + src_offsets[i], length);
         else
-            memmove(dst + dst_offsets[i], src + src_offsets[i], length);
+            ps_copy_bytes(dst + dst_offsets[i], src + src_offsets[i], length);
         total += lengths[i];
     }
     return total;

@@ -45,6 +45,7 @@ cdef extern from "probe.h" nogil:
     int ps_probe(const uint8_t *block, size_t n, int width_hint, ps_choice *out, void *scratch)
 
 cdef extern from "copy.h" nogil:
+    void ps_copy_bytes(uint8_t *dst, const uint8_t *src, size_t n)
     int64_t ps_copy_check(size_t src_bytes, const int64_t *src_offsets, size_t dst_bytes, const int64_t *dst_offsets,
                           const int64_t *lengths, size_t n)
     int64_t ps_copy_extents(const uint8_t *src, const int64_t *src_offsets, uint8_t *dst, const int64_t *dst_offsets,

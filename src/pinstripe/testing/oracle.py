@@ -41,7 +41,7 @@ def _apply(matrix: list[int], vector: int) -> int:
 
 
 def _append_zeros(register: int, length: int) -> int:
-    """The register after `length` zero bytes: each is the same linear map; its powers come by squaring, as zlib does."""
+    """The register after `length` zero bytes: each is the same linear map; its powers come by squaring, as in zlib."""
     matrix = [_after_byte(1 << bit) for bit in range(64)]
     while length:
         if length & 1:

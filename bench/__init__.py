@@ -1,0 +1,1 @@
+"""Named operations with units, each beside its peer and its limit in the same run: ``python -m bench.NAME``."""
