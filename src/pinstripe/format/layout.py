@@ -10,13 +10,10 @@ from typing import Any
 from ..errors import ArgumentError, DamageError, UnsupportedError
 from ..options import parse_size
 
-__all__ = ["CODECS", "POOL_BYTES", "Layout"]
+__all__ = ["CODECS", "Layout"]
 
 CODECS = {"auto": 0, "lz4": 1, "raw": 2}
 """Numbers on disk of the codecs of a layout; append-only."""
-
-POOL_BYTES = 32
-"""Room for a pool's name in a manifest, UTF-8."""
 
 _STRIPE_BYTES = (1 << 16, 1 << 26)
 _BLOCK_BYTES = (1 << 14, 1 << 20)
@@ -29,14 +26,12 @@ def check_pool(pool: object) -> None:
     Raises
     ------
     ArgumentError
-        `pool` is neither None nor a word of letters, digits and ``_ . + -`` that fits in 32 bytes of UTF-8.
+        `pool` is neither None nor 1 to 32 letters, digits, ``_``, ``-`` or ``.``.
     """
     if pool is None:
         return
-    if not isinstance(pool, str) or not re.fullmatch(r"[\w.+-]+", pool) or len(pool.encode()) > POOL_BYTES:
-        raise ArgumentError(
-            f"pool={pool!r}: a pool's name is a word of letters, digits and _ . + - of at most {POOL_BYTES} bytes"
-        )
+    if not isinstance(pool, str) or not re.fullmatch(r"[A-Za-z0-9_.-]{1,32}", pool):
+        raise ArgumentError(f"pool={pool!r}: a pool's name is 1 to 32 letters, digits, '_', '-' or '.'")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

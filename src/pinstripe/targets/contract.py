@@ -72,7 +72,7 @@ class Segment(abc.ABC):
         """Return the descriptor that kernels may use directly; None: every byte goes through this object."""
 
     def append(self, batch: Batch, start: int, first: int, last: int) -> None:
-        """Write frames [first, last) of a batch at `start`: whole, or an OSError, and then their place holds anything."""
+        """Write frames [first, last) of a batch at `start`: whole, or OSError, and then their place holds anything."""
         fd = self.fileno()
         if fd is None:
             self.write_at(batch.tobytes(start, first, last), start)
