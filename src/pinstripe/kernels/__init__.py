@@ -1,5 +1,18 @@
 """The compiled kernels: leaves that take buffers, give numbers and hold no GIL. How to add one: ext/README.md."""
 
+from pinstripe.kernels._frames import (
+    CODEC_AUTO,
+    CODEC_LZ4,
+    CODEC_RAW,
+    DAMAGE,
+    RECORD,
+    Encoder,
+    FrameBatch,
+    decode_frames,
+    decode_part,
+    read_frames,
+    scan_frames,
+)
 from pinstripe.kernels._kernels import (
     copy_extents,
     crc64,
@@ -22,6 +35,13 @@ from pinstripe.kernels._kernels import (
 )
 
 __all__ = [
+    "CODEC_AUTO",
+    "CODEC_LZ4",
+    "CODEC_RAW",
+    "DAMAGE",
+    "RECORD",
+    "Encoder",
+    "FrameBatch",
     "copy_extents",
     "crc64",
     "crc64_combine",
@@ -30,11 +50,15 @@ __all__ = [
     "crc64_implementations",
     "crc64_use",
     "crc64_zeros",
+    "decode_frames",
+    "decode_part",
     "lz4_bound",
     "lz4_compress",
     "lz4_decompress",
     "lz4_library",
     "probe",
+    "read_frames",
+    "scan_frames",
     "shuffle",
     "shuffle_implementation",
     "shuffle_implementations",
