@@ -1,4 +1,4 @@
-"""Models of the commit, each explored in every interleaving. Start at `core`; run ``python -m tests.model``."""
+"""Models of the commit, each explored in every interleaving. Start at `commit`; run ``python -m tests.model``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 
 from .engine import Case
 
-MODELS = ("core", "listing", "names", "inline", "conflict", "retry", "cuts", "readers")
+MODELS = ("commit", "listing", "names", "inline", "conflict", "retry", "cuts", "readers")
 """The models, each a module here with its ``CASES``."""
 
 

@@ -15,7 +15,7 @@ Writer, and the system call of each step
     link_inode          linkat(/proc/self/fd/N, inode, AT_SYMLINK_FOLLOW): the opened inode; ENOENT: it has no link left
     create              open(TX.tx, O_CREAT | O_EXCL)
     check               stat(inode): still this inode, and named
-    look                readdir(ID), then pwrite(header), as in `core`
+    look                readdir(ID), then pwrite(header), as in `commit`
     segment             open(segment, O_CREAT | O_EXCL), pwrite, fsync, close
     link                pwrite(manifest), fsync, linkat(TX.tx, number)
     acknowledge         fsync(ID), and the call returns
