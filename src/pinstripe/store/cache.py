@@ -147,6 +147,10 @@ class StripeCache:
         """Take an entry out."""
         return self._entries.pop(stripe, None)
 
+    def put(self, stripe: int, entry: CachedStripe) -> None:
+        """Put an entry back."""
+        self._entries[stripe] = entry
+
     def truncate(self, size: int) -> None:
         """Forget what lies beyond `size` bytes of the file."""
         for stripe in list(self._entries):

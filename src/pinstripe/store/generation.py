@@ -7,6 +7,7 @@ another number than its own name is no generation. Committed manifests never cha
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ class _NoGeneration(DamageError):
 
 
 class Generation:
-    """One version of one file. Immutable; not thread-safe while pages are read.
+    """One version of one file. Immutable and thread-safe.
 
     Attributes
     ----------
@@ -119,6 +120,7 @@ class Generation:
         else:
             self.segments, self.directory = np.zeros(0, SEGMENT_ENTRY), np.zeros(0, PAGE_ENTRY)
         self._pages: OrderedDict[int, Array] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -211,13 +213,13 @@ class Generation:
                         f"the file's directory {directory} is missing, though its name says that it has generations", path=path
                     )
                 return cls(inode.file_id, inode.layout)
-            found = cls._newest(store, inode.file_id, directory, numbers, path)
+            found = cls.newest(store, inode.file_id, directory, numbers, path)
             if found is not None:
                 return found
         raise StaleError("the file is replaced faster than it can be opened", path=path)
 
     @classmethod
-    def _newest(cls, store: Store, file_id: bytes, directory: str, numbers: list[int], path: str) -> Generation | None:
+    def newest(cls, store: Store, file_id: bytes, directory: str, numbers: list[int], path: str) -> Generation | None:
         """The highest number that is a generation; None = a number vanished, list again."""
         for number in reversed(numbers):
             manifest = os.path.join(directory, str(number))
@@ -297,6 +299,10 @@ class Generation:
         StaleError
             The manifest was collected before this page was read.
         """
+        with self._lock:
+            return self._page(number)
+
+    def _page(self, number: int) -> Array:
         page = self._pages.get(number)
         if page is not None:
             self._pages.move_to_end(number)

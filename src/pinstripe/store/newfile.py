@@ -138,7 +138,7 @@ class NewFile:
             self.access = access_of(os.fstat(fd))
             directory = make_directory(self.store, self.inode.file_id, self.access)
             transaction.register()
-            transaction.record_base(0)
+            transaction.record_base(0, 0)
             destination = os.path.join(directory, "inode")
             if hidden:
                 os.rename(hidden, destination)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import os
+import threading
 import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
@@ -36,21 +37,26 @@ class ReadCounters:
     read_ns: int = 0
 
 
+_Key = tuple[bytes, bytes, int, int]  # target, transaction, stream, n
+
+
 class FrameReader:
-    """Reads frames of one file. Keeps segments open; not thread-safe but for `read` on segments that are open already.
+    """Reads frames of one file. Keeps segments open; thread-safe, and reads of several threads run side by side.
 
     Parameters
     ----------
     path : str
         The file's name, for errors.
-    still_listed : callable
-        Tells whether the generation that is read is still a number of the file; decides between "look again" and "gone".
+    threads : int
+        Decoder threads of one read.
     """
 
     def __init__(self, store: Store, file_id: bytes, path: str, *, threads: int = 1) -> None:
         self.store, self.file_id, self.path, self.threads = store, file_id, path, threads
         self.counters = ReadCounters()
-        self._segments: OrderedDict[tuple[bytes, bytes, int, int], Segment] = OrderedDict()
+        self._segments: OrderedDict[_Key, Segment] = OrderedDict()
+        self._users: dict[_Key, int] = {}  # reads under way in each: such a segment is not closed
+        self._lock = threading.Lock()
 
     def read(
         self,
@@ -87,10 +93,39 @@ class FrameReader:
         status, seen = np.zeros(pieces, np.int32), np.zeros(pieces, np.uint64)
         slots = records["segment"].astype(np.int64)
         used = np.unique(slots[slots > 0]) if pieces > 1 else slots[slots > 0]
-        opened = {int(slot): self._open(segments[slot - 1], manifest) for slot in used}
+        keys = {int(slot): _key(segments[slot - 1]) for slot in used}
+        opened: dict[int, Segment] = {}
+        try:
+            for slot, key in keys.items():
+                opened[slot] = self._open(key, manifest)
+            bad = self._decode(opened, records, segments, slots, stripes, first, count, out, out_offsets, status, seen)
+        finally:
+            self._done([keys[slot] for slot in opened])
+        self.counters.read_ns += time.perf_counter_ns() - begun
+        self.counters.pieces += pieces
+        self.counters.bytes += int(count.sum())
+        if bad:
+            self._raise(records, segments, stripes, status, seen)
+
+    def _decode(
+        self,
+        opened: dict[int, Segment],
+        records: Array,
+        segments: Array,
+        slots: Array,
+        stripes: Array,
+        first: Array,
+        count: Array,
+        out: Any,
+        out_offsets: Array,
+        status: Array,
+        seen: Array,
+    ) -> int:
+        """Read and decode all pieces; return how many are bad, `status` and `seen` filled in."""
+        pieces = len(stripes)
         fds = np.full(pieces, -1, np.int32)
         txs = np.zeros((pieces, 16), np.uint8)
-        if len(used):
+        if opened:
             named = slots > 0
             txs[named] = segments["tx"][slots[named] - 1]
         plain = True
@@ -101,20 +136,13 @@ class FrameReader:
             else:
                 fds[slots == slot] = fd
         if plain:
-            bad = read_frames(
+            return read_frames(
                 fds, records, stripes, first, count, out, out_offsets, self.file_id, txs, status, seen, threads=self.threads
             )
-        else:
-            frames, errors = self._fetch(records, slots, opened)
-            bad = decode_frames(frames, records, stripes, first, count, out, out_offsets, self.file_id, txs, status, seen)
-            failed = errors != 0
-            status[failed] = errors[failed]
-            bad = int(np.count_nonzero(status)) or bad
-        self.counters.read_ns += time.perf_counter_ns() - begun
-        self.counters.pieces += pieces
-        self.counters.bytes += int(count.sum())
-        if bad:
-            self._raise(records, segments, stripes, status, seen)
+        frames, errors = self._fetch(records, slots, opened)
+        decode_frames(frames, records, stripes, first, count, out, out_offsets, self.file_id, txs, status, seen)
+        status[errors != 0] = errors[errors != 0]
+        return int(np.count_nonzero(status))
 
     def _fetch(self, records: Array, slots: Array, opened: dict[int, Segment]) -> tuple[list[bytes], npt.NDArray[np.int32]]:
         """Whole frames from targets that have no plain descriptor."""
@@ -160,19 +188,28 @@ class FrameReader:
         except TargetError as error:
             return error.target or target_id.hex()
 
-    def _open(self, entry: Any, manifest: str) -> Segment:
-        key = (bytes(entry["target"]), bytes(entry["tx"]), int(entry["stream"]), int(entry["n"]))
-        segment = self._segments.get(key)
-        if segment is not None:
-            self._segments.move_to_end(key)
+    def _open(self, key: _Key, manifest: str) -> Segment:
+        with self._lock:
+            segment = self._segments.get(key)
+            if segment is None:
+                segment = self._find(key, manifest)
+                idle = [k for k in self._segments if not self._users.get(k)]
+                for old in idle[: max(0, len(self._segments) + 1 - SEGMENTS_KEPT)]:
+                    self._segments.pop(old).close()
+                self._segments[key] = segment
+            else:
+                self._segments.move_to_end(key)
+            self._users[key] = self._users.get(key, 0) + 1
             return segment
-        segment = self._find(key, manifest)
-        while len(self._segments) >= SEGMENTS_KEPT:
-            self._segments.popitem(last=False)[1].close()
-        self._segments[key] = segment
-        return segment
 
-    def _find(self, key: tuple[bytes, bytes, int, int], manifest: str) -> Segment:
+    def _done(self, keys: list[_Key]) -> None:
+        with self._lock:
+            for key in keys:
+                self._users[key] -= 1
+                if not self._users[key]:
+                    del self._users[key]
+
+    def _find(self, key: _Key, manifest: str) -> Segment:
         """Open a segment: where the manifest says, else on any target (it moved), while its number is still listed."""
         target_id, tx, stream, n = key
         name = segment_name(tx, stream, n)
@@ -203,3 +240,7 @@ class FrameReader:
         """Close the segments."""
         while self._segments:
             self._segments.popitem()[1].close()
+
+
+def _key(entry: Any) -> _Key:
+    return bytes(entry["target"]), bytes(entry["tx"]), int(entry["stream"]), int(entry["n"])

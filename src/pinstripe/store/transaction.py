@@ -49,6 +49,8 @@ class Transaction:
         ``files/aa/ID``.
     base : int
         The head's number when it was recorded.
+    next_number : int
+        The generation that it is to be, while nobody else is first.
     """
 
     def __init__(self, store: Store, file_id: bytes, layout: Layout, tx: bytes | None = None, *, ranks: int = 1) -> None:
@@ -58,6 +60,7 @@ class Transaction:
         self.directory = store.file_directory(file_id)
         self.path = os.path.join(self.directory, f"{self.id.hex()}.tx")
         self.base = 0
+        self.next_number = 1
         self.header = Header(
             state=State.REGISTERED,
             file_id=file_id,
@@ -90,9 +93,10 @@ class Transaction:
         self._registered = True
         heartbeat.add(self.path)
 
-    def record_base(self, number: int) -> None:
-        """Write the head's number into the header, once."""
+    def record_base(self, number: int, highest: int) -> None:
+        """Write the head's number into the header, once; `highest` is the highest number listed, generation or not."""
         self.base = number
+        self.next_number = highest + 1
         self.header = dataclasses.replace(self.header, state=State.BASED, base=number)
         fd = self._open()
         try:
@@ -184,7 +188,9 @@ class Transaction:
                 os.unlink(name)
 
     def discard(self) -> None:
-        """Abort: see `discard`."""
+        """Abort: see `discard`. One that is kept after a conflict stays."""
+        if self.header.kept:
+            return
         if self._registered:
             self._registered = False
             heartbeat.drop(self.path)

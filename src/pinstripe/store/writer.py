@@ -74,6 +74,11 @@ class _Job:
     done: Future[int]
 
 
+def _end(batch: FrameBatch, first: int, last: int, start: int) -> int:
+    """Where frames [first, last) end when they go into a segment that ends at `start`."""
+    return int(batch.place(first, last, start)[-1]) + int(batch.records["frame_bytes"][last - 1])
+
+
 class FrameWriter:
     """Writes frames of one file in one transaction, for one rank. Not thread-safe.
 
@@ -202,12 +207,12 @@ class FrameWriter:
         while first < last:
             into = self._segment(target)
             upto = last
-            while upto > first + 1 and into.end + batch.placed_bytes(first, upto, into.end) > SEGMENT_LIMIT:
+            while upto > first + 1 and _end(batch, first, upto, into.end) > SEGMENT_LIMIT:
                 upto = first + (upto - first) // 2
-            if into.end > SEGMENT_HEADER_BYTES and into.end + batch.placed_bytes(first, upto, into.end) > SEGMENT_LIMIT:
+            if into.end > SEGMENT_HEADER_BYTES and _end(batch, first, upto, into.end) > SEGMENT_LIMIT:
                 self._closed.append(self._open.pop(target))
                 continue
-            start, into.end = into.end, into.end + batch.placed_bytes(first, upto, into.end)
+            start, into.end = into.end, _end(batch, first, upto, into.end)
             self.segments[into.slot]["length"] = into.end
             self._unsynced.add(into.slot)
             jobs.append(_Job(batch, first, upto, into, start, self._run(into.segment, batch, start, first, upto, alone)))
@@ -337,24 +342,23 @@ class FrameWriter:
 
     # --- ending ------------------------------------------------------------------------------------------------------
 
-    def sync(self, recover: Callable[[int, Segment], None]) -> None:
+    def sync(self, recover: Callable[[int], None]) -> None:
         """Make everything written durable; the segments' entries say so afterwards.
 
         An error first seen here is never answered by another fsync on the same descriptor: `recover` gets the segment's slot, and must
         prove every frame in it or write it elsewhere, else raise.
         """
         begun = time.perf_counter_ns()
-        for opened in [*self._closed, *self._open.values()]:
-            if opened.slot not in self._unsynced:
-                continue
-            try:
-                opened.segment.sync()
-            except OSError as error:
-                self._leave(opened.target, error)
-                recover(opened.slot, opened.segment)
-                continue
-            self._unsynced.discard(opened.slot)
-            self.segments[opened.slot]["flags"] |= SEGMENT_SYNCED
+        while todo := [o for o in [*self._closed, *self._open.values()] if o.slot in self._unsynced]:
+            for opened in todo:
+                self._unsynced.discard(opened.slot)
+                try:
+                    opened.segment.sync()
+                except OSError as error:
+                    self._leave(opened.target, error)
+                    recover(opened.slot)
+                    continue
+                self.segments[opened.slot]["flags"] |= SEGMENT_SYNCED
         for target in {opened.target for opened in [*self._closed, *self._open.values()]}:
             self.targets[target].sync_directory(self.file_id)
         self.counters.sync_ns += time.perf_counter_ns() - begun

@@ -1,0 +1,501 @@
+"""The one commit point, and what a loser does.
+
+States of a transaction, and the system call that leads on::
+
+    REGISTERED ──pwrite──▶ BASED ──write, fsync──▶ WHOLE ──link(TX.tx, N)──▶ committed ──unlink(TX.tx)──▶ done
+        │                    │                       │ EEXIST, another's: lost ──▶ compare with the head ──▶ WHOLE again, N + 1
+        └────────────────────┴───────────────────────┴──unlink(TX.tx)──▶ discarded (for ever: what has no name cannot be linked)
+
+Invariants (proved over all interleavings in tests/model; named where they act):
+
+KEPT            an acknowledged commit is in the line of descent of the head
+WHOLE           every segment that the head names is there
+BASED           every segment that a live writer's recorded base names is there
+LINEAR          nobody commits on a base that is not the newest content
+FENCED          a transaction whose name TX.tx is gone never commits
+NAMED           a name never leads to a file that was collected
+DURABLE         after a power cut the newest generation that says "durable" is whole, and none that was acknowledged durable is gone
+ONE-GENERATION  a reader gets bytes and size of one generation
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ConflictError, DamageError, Error, FencedError, OutcomeUnknownError, TargetError
+from ..format.layout import Layout
+from ..format.manifest import PAGE_RECORDS, SEGMENT_SYNCED, Header
+from ..format.segment import segment_name
+from ..options import Options
+from ..targets.contract import Access
+from .fresh import fsync_directory
+from .generation import Generation, list_numbers, read_header
+from .index import CHANGE, NO_STRIPE, Manifest, build_manifest
+from .merge import changed_stripes, merge_bytes
+from .newfile import access_of
+from .reader import FrameReader
+from .transaction import Transaction
+
+if TYPE_CHECKING:
+    from .store import Store
+
+__all__ = ["Proposal", "commit", "make_durable", "sync_segments"]
+
+logger = logging.getLogger("pinstripe")
+Array = npt.NDArray[Any]
+Rewrite = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
+"""(stripes, data, offsets, raw_bytes) -> (records, segment entries): writes frames anew, synced; segments count from 1 in what is returned."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Proposal:
+    """What a transaction wants the next generation to be, all ranks together.
+
+    Attributes
+    ----------
+    changes, segments
+        Records by stripe (CHANGE), and the table that their `segment` counts in, from 1.
+    size : int
+        The file's bytes.
+    cut : int
+        Stripes of the base from here on are dropped first; NO_STRIPE = none.
+    truncated : bool
+        The size was set, not only grown: then it conflicts with anything that another changed beyond it.
+    replaces : bool
+        Whatever is there is replaced (mode w); nothing is compared.
+    appends_at : int
+        Mode a: the base's size, where our bytes begin; they move if the file grew. -1 = not appending.
+    """
+
+    changes: Array
+    segments: Array
+    size: int
+    cut: int = NO_STRIPE
+    truncated: bool = False
+    replaces: bool = False
+    appends_at: int = -1
+
+
+class _Lost(Exception):
+    """A clear EEXIST, and another's transaction read in that number."""
+
+
+def commit(
+    store: Store,
+    tx: Transaction,
+    base: Generation,
+    proposal: Proposal,
+    layout: Layout,
+    options: Options,
+    path: str,
+    rewrite: Rewrite,
+) -> Generation:
+    """Publish `proposal` as the next generation, or raise; then nothing of it is visible.
+
+    Atomic. Durable when it returns, if `options` say so. Called on one rank, after every rank synced what it wrote.
+
+    Parameters
+    ----------
+    base : Generation
+        The one whose number `tx` recorded.
+    rewrite : callable
+        Writes frames of this transaction anew, for stripes that must be merged.
+
+    Raises
+    ------
+    ConflictError
+        Another changed the same bytes; our transaction is kept and named.
+    FencedError
+        Our transaction was removed.
+    OutcomeUnknownError
+        The link failed in a way that leaves it open.
+    """
+    onto = Generation(base.file_id, layout) if proposal.replaces else base
+    number = tx.next_number
+    for _ in range(options.retries + 1):
+        if options.durable:
+            _sync_foreign(store, onto, path)
+        manifest = build_manifest(
+            tx.header,
+            onto,
+            0 if proposal.replaces else proposal.cut,
+            proposal.changes,
+            proposal.segments,
+            proposal.size,
+            layout,
+            durable=options.durable,
+        )
+        tx.write_manifest(dataclasses.replace(manifest.header, number=number), manifest.body, sync=options.durable)
+        try:
+            _link(tx, number)
+        except _Lost:
+            tx.reopen_for_retry()
+            head, number = _newest(store, tx, path)
+            if proposal.replaces:
+                head.close()
+                continue
+            proposal = _rebase(store, tx, base, head, proposal, layout, path, rewrite)
+            if onto is not base:
+                onto.close()
+            onto = head
+            continue
+        if onto is not base:
+            onto.close()
+        return _committed(store, tx, number, manifest, options, path)
+    raise ConflictError(
+        f"lost to other writers {options.retries + 1} times in a row; the transaction is kept",
+        path=path,
+        transaction=_keep(tx),
+    )
+
+
+def _keep(tx: Transaction) -> str:
+    tx.keep()
+    return tx.id.hex()
+
+
+def _link(tx: Transaction, number: int) -> None:
+    """LINEAR and FENCED: one link, whose outcome is told by whose transaction the number carries, never by inode numbers."""
+    try:
+        tx.link(number)
+    except FencedError:
+        if _carried(tx, number):  # a reply was lost, and the file's name tidied away by a collector
+            return
+        raise
+    except FileExistsError:
+        if _carried(tx, number):
+            return
+        if not os.path.exists(os.path.join(tx.directory, str(number))):
+            raise OutcomeUnknownError("the generation that was first is gone again", path=tx.path) from None
+        raise _Lost from None
+    except OSError as error:
+        tx.unname()  # FENCED: whatever is still under way cannot succeed any more
+        numbers = list_numbers(tx.directory)
+        if any(_carried(tx, n) for n in numbers):
+            return
+        if any(n >= number for n in numbers):
+            raise OutcomeUnknownError(
+                f"the commit's link failed ({error.strerror}), and another generation stands there: look before you repeat it", path=tx.path
+            ) from error
+        raise
+
+
+def _carried(tx: Transaction, number: int) -> bool:
+    try:
+        return read_header(os.path.join(tx.directory, str(number))).tx == tx.id
+    except (FileNotFoundError, DamageError):
+        return False
+
+
+def _newest(store: Store, tx: Transaction, path: str) -> tuple[Generation, int]:
+    """LINEAR: the newest content and the number right after it, of one listing."""
+    for _ in range(100):
+        numbers = list_numbers(tx.directory)
+        found = Generation.newest(store, tx.file_id, tx.directory, numbers, path)
+        if found is not None:
+            return found, max(numbers) + 1
+    raise DamageError("no generation of the file can be read", path=path)
+
+
+def _committed(store: Store, tx: Transaction, number: int, manifest: Manifest, options: Options, path: str) -> Generation:
+    """After the link: sync the directory, make the copy. The name TX.tx is removed by the caller, after a new file's name is in place."""
+    if options.durable:
+        try:
+            fsync_directory(tx.directory)
+            if tx.base == 0:  # a directory is old only when a durable generation stands in it
+                fsync_directory(os.path.dirname(tx.directory))
+                fsync_directory(os.path.dirname(os.path.dirname(tx.directory)))
+        except OSError as error:
+            raise OutcomeUnknownError(
+                f"the commit was linked, but its directory could not be synced ({error.strerror})", path=path
+            ) from error
+    committed = Generation.from_path(tx.file_id, os.path.join(tx.directory, str(number)), number)
+    _copy_manifest(store, tx, committed, access_of(os.stat(os.path.join(tx.directory, "inode"))))
+    return committed
+
+
+COPY_MOST_BYTES = 64 << 20
+
+
+def _copy_manifest(store: Store, tx: Transaction, generation: Generation, access: Access) -> None:
+    """Put a copy on a second place: the first target that takes it. Losing it costs nothing but that safety."""
+    fd = generation.descriptor()
+    size = os.fstat(fd).st_size
+    if size > COPY_MOST_BYTES:
+        return
+    data = b""
+    while len(data) < size:
+        data += os.pread(fd, size - len(data), len(data))
+    for target in store.targets:
+        if target.scope != "shared":
+            continue
+        try:
+            target.write_manifest_copy(tx.file_id, tx.id, data, access, durable=generation.durable)
+        except OSError as error:
+            logger.info("no copy of the manifest on %s: %s", target.path, error)
+            continue
+        return
+
+
+# --- durability of what others wrote ----------------------------------------------------------------------------------
+
+
+def _sync_foreign(store: Store, onto: Generation, path: str) -> None:
+    """DURABLE: sync every unsynced segment that the base names, then verify it: the page cache can hide a write that was lost."""
+    unsynced = (onto.segments["live_frames"] > 0) & ((onto.segments["flags"] & SEGMENT_SYNCED) == 0)
+    if not unsynced.any():
+        return
+    segments = onto.segments.copy()
+    sync_segments(store, onto, np.flatnonzero(unsynced), path)
+    segments["flags"][unsynced] |= SEGMENT_SYNCED
+    onto.segments = segments
+
+
+def sync_segments(store: Store, generation: Generation, slots: Array, path: str) -> None:
+    """Make some segments of a generation durable and verify every frame that it names in them.
+
+    Raises
+    ------
+    DamageError, TargetError
+        A frame does not verify, or a segment cannot be reached.
+    """
+    wanted = set((slots + 1).tolist())
+    touched: set[bytes] = set()
+    for slot in slots:
+        entry = generation.segments[slot]
+        target = store.target(bytes(entry["target"]))
+        name = segment_name(bytes(entry["tx"]), int(entry["stream"]), int(entry["n"]))
+        segment = target.open_segment(generation.file_id, name)
+        try:
+            segment.sync()
+        finally:
+            segment.close()
+        touched.add(target.id)
+    for target_id in touched:
+        store.target(target_id).sync_directory(generation.file_id)
+    reader = FrameReader(store, generation.file_id, path)
+    try:
+        for number in range(len(generation.directory)):
+            page = generation.page(number)
+            hit = np.flatnonzero(np.isin(page["segment"], list(wanted)))
+            for begin in range(0, len(hit), 16):
+                chosen = hit[begin : begin + 16]
+                records = page[chosen]
+                raw = records["raw_bytes"].astype(np.int64)
+                places = np.concatenate([[0], np.cumsum(raw)[:-1]]).astype(np.int64)
+                reader.read(
+                    records,
+                    generation.segments,
+                    (chosen + number * PAGE_RECORDS).astype(np.uint64),
+                    np.zeros(len(chosen), np.int64),
+                    raw,
+                    np.empty(int(raw.sum()), np.uint8),
+                    places,
+                )
+    finally:
+        reader.close()
+
+
+def make_durable(store: Store, file_id: bytes) -> None:
+    """Make the head of a file durable before a name is moved over another file (a replace, whatever the durability).
+
+    A head that is not durable yet is published again by a link of its own, with everything synced. Generation 0 needs nothing.
+    """
+    from ..format.inode import Inode  # kinds are told by the listing here
+
+    directory = store.file_directory(file_id)
+    try:
+        numbers = list_numbers(directory)
+    except FileNotFoundError:
+        return
+    if not numbers:
+        return
+    inode = Inode.decode(_read_file(os.path.join(directory, "inode")))
+    head = Generation.head(store, inode, directory)
+    try:
+        if head.durable:
+            fsync_directory(directory)
+            return
+        tx = Transaction(store, file_id, head.layout)
+        tx.register()
+        tx.record_base(head.number, max(numbers))
+        try:
+            empty = np.zeros(0, CHANGE)
+            proposal = Proposal(empty, head.segments[:0], head.size)
+            commit(store, tx, head, proposal, head.layout, Options(), directory, _no_rewrite).close()
+        except BaseException:
+            tx.discard()
+            raise
+        tx.unname()
+    finally:
+        head.close()
+
+
+def _no_rewrite(stripes: Array, data: Array, offsets: Array, raw: Array) -> tuple[Array, Array]:
+    raise DamageError("nothing was changed, so nothing can be merged")
+
+
+def _read_file(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+# --- losing -----------------------------------------------------------------------------------------------------------
+
+
+def _rebase(
+    store: Store,
+    tx: Transaction,
+    base: Generation,
+    head: Generation,
+    proposal: Proposal,
+    layout: Layout,
+    path: str,
+    rewrite: Rewrite,
+) -> Proposal:
+    """Put what we changed since `base` on top of `head`, or raise the conflict.
+
+    Stripes that we alone changed stay as they are; stripes that both changed are compared bytewise and written anew.
+    """
+    sb = layout.stripe_bytes
+    theirs = changed_stripes(base, head)
+    if proposal.appends_at >= 0 and head.size != proposal.appends_at:
+        return _move_append(store, tx, head, proposal, layout, path, rewrite)
+    if proposal.truncated:
+        beyond = theirs[theirs >= np.uint64(min(proposal.cut, proposal.size // sb))]
+        if len(beyond) or head.size > max(base.size, proposal.size):
+            _conflict(tx, head, path, f"it changed what lies beyond the {proposal.size} bytes to which this one cut the file")
+    if head.size < base.size and len(proposal.changes) and int(proposal.changes["stripe"].max()) >= head.size // sb:
+        _conflict(tx, head, path, f"it cut the file to {head.size} bytes, and this one wrote beyond")
+    size = proposal.size if proposal.truncated else (head.size if proposal.size <= base.size else max(proposal.size, head.size))
+    both = np.intersect1d(theirs, proposal.changes["stripe"])
+    proposal = dataclasses.replace(proposal, size=size)
+    if not len(both):
+        return proposal
+    reader = FrameReader(store, tx.file_id, path)
+    try:
+        for stripe in both:
+            length = min(sb, size - int(stripe) * sb)
+            versions = [_stripe(reader, g, int(stripe), length) for g in (base, head)]
+            ours = _read(reader, proposal.changes, proposal.segments, int(stripe), length)
+            merged, clash = merge_bytes(versions[0], versions[1], ours)
+            if clash >= 0:
+                _conflict(tx, head, path, f"both changed byte {int(stripe) * sb + clash}")
+            proposal = _replaced(proposal, int(stripe), merged, rewrite)
+    finally:
+        reader.close()
+    return proposal
+
+
+def _conflict(tx: Transaction, head: Generation, path: str, what: str) -> None:
+    tx.keep()
+    other = head.header.writer if head.header is not None else None
+    them = f"process {other.pid} on {other.host}" if other is not None else "another writer"
+    us = f"process {tx.writer.pid} on {tx.writer.host}"
+    raise ConflictError(
+        f"{them} committed generation {head.number} first, and {what}; what {us} wrote is kept for a week: "
+        f"read it with generation={tx.id.hex()!r}",
+        path=path,
+        transaction=tx.id.hex(),
+    )
+
+
+def _stripe(reader: FrameReader, generation: Generation, stripe: int, length: int) -> npt.NDArray[np.uint8]:
+    out = np.zeros(length, np.uint8)
+    if generation.inline is not None:
+        data = np.frombuffer(generation.inline, np.uint8)[stripe * generation.layout.stripe_bytes :][:length]
+        out[: len(data)] = data
+        return out
+    one = np.array([stripe], np.uint64)
+    reader.read(
+        generation.records(one),
+        generation.segments,
+        one,
+        np.zeros(1, np.int64),
+        np.array([length], np.int64),
+        out,
+        np.zeros(1, np.int64),
+        manifest=generation.path,
+    )
+    return out
+
+
+def _read(reader: FrameReader, changes: Array, segments: Array, stripe: int, length: int) -> npt.NDArray[np.uint8]:
+    out = np.zeros(length, np.uint8)
+    at = int(np.searchsorted(changes["stripe"], stripe))
+    if at == len(changes) or changes["stripe"][at] != stripe:
+        return out
+    reader.read(
+        changes["record"][at : at + 1].copy(),
+        segments,
+        np.array([stripe], np.uint64),
+        np.zeros(1, np.int64),
+        np.array([length], np.int64),
+        out,
+        np.zeros(1, np.int64),
+    )
+    return out
+
+
+def _replaced(proposal: Proposal, stripe: int, data: npt.NDArray[np.uint8], rewrite: Rewrite) -> Proposal:
+    records, segments = rewrite(
+        np.array([stripe], np.uint64), data, np.zeros(1, np.int64), np.array([len(data)], np.int64)
+    )
+    records["segment"] += len(proposal.segments)
+    changes = proposal.changes.copy()
+    changes["record"][np.searchsorted(changes["stripe"], stripe)] = records[0]
+    return dataclasses.replace(proposal, changes=changes, segments=np.concatenate([proposal.segments, segments]))
+
+
+def _move_append(
+    store: Store, tx: Transaction, head: Generation, proposal: Proposal, layout: Layout, path: str, rewrite: Rewrite
+) -> Proposal:
+    """Mode a: the file grew, so our bytes move to its new end, stripe by stripe."""
+    sb = layout.stripe_bytes
+    begin, length = proposal.appends_at, proposal.size - proposal.appends_at
+    end = head.size
+    size = end + length
+    reader = FrameReader(store, tx.file_id, path)
+    out_changes, out_segments = [], [proposal.segments]
+    count = len(proposal.segments)
+    try:
+        for stripe in range(end // sb, layout.stripes(size)):
+            first, last = max(end, stripe * sb), min(size, (stripe + 1) * sb)
+            data = np.zeros(last - stripe * sb, np.uint8)
+            if first > stripe * sb:
+                data[: first - stripe * sb] = _stripe(reader, head, stripe, first - stripe * sb)
+            position = first
+            while position < last:  # ours, from where it was written
+                source = begin + (position - end)
+                s, within = divmod(source, sb)
+                take = min(last - position, sb - within)
+                piece = _read(reader, proposal.changes, proposal.segments, s, within + take)
+                data[position - stripe * sb : position - stripe * sb + take] = piece[within:]
+                position += take
+            records, segments = rewrite(
+                np.array([stripe], np.uint64), data, np.zeros(1, np.int64), np.array([len(data)], np.int64)
+            )
+            records["segment"] += count
+            count += len(segments)
+            change = np.zeros(1, CHANGE)
+            change["stripe"], change["record"] = stripe, records
+            out_changes.append(change)
+            out_segments.append(segments)
+    finally:
+        reader.close()
+    return dataclasses.replace(
+        proposal,
+        changes=np.concatenate(out_changes),
+        segments=np.concatenate(out_segments),
+        size=size,
+        appends_at=end,
+    )
