@@ -138,9 +138,9 @@ class Writing(NamedTuple):
 class Writer(Process):
     """One transaction, from its registration to its end.
 
-    `part`: keeps stripes of its base (else it replaces all). `retries`: how often a loser tries again. `torn`: the header
-    page is written in two halves. `keeps_base` False (control): a loser records the
-    newer base before it has compared the two.
+    `part`: keeps stripes of its base (else it replaces all). `retries`: how often a loser tries again. `torn`: the
+    header page is written in two halves. `keeps_base` False (control): a loser records the newer base before it has
+    compared the two.
     """
 
     name: str
