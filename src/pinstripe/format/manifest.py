@@ -33,6 +33,7 @@ __all__ = [
     "check_records",
     "decode_tables",
     "encode_tables",
+    "page_records",
 ]
 
 HEADER_BYTES = 4096
@@ -406,17 +407,25 @@ def decode_tables(data: bytes, header: Header) -> tuple[npt.NDArray[Any], npt.ND
     return segments, directory
 
 
-def check_page(data: bytes, entry: Any) -> npt.NDArray[Any]:
-    """Check the bytes of a page against its `PAGE_ENTRY` and return its records, a read-only view.
+def page_records(number: int, stripes: int) -> int:
+    """Return how many records page `number` of a file of `stripes` stripes has; only the last may have fewer than `PAGE_RECORDS`."""
+    return max(0, min(PAGE_RECORDS, stripes - number * PAGE_RECORDS))
+
+
+def check_page(data: bytes, entry: Any, records: int = PAGE_RECORDS) -> npt.NDArray[Any]:
+    """Check the bytes of a page of `records` records against its `PAGE_ENTRY` and return them, a read-only view.
 
     Raises
     ------
     DamageError
         The page ends early, or its checksum does not hold.
     """
-    if len(data) != PAGE_BYTES:
+    if len(data) != records * RECORD.itemsize:
         raise DamageError(
-            "a page of records that ends early", offset=int(entry["offset"]), expected=PAGE_BYTES, found=len(data)
+            "a page of records that ends early",
+            offset=int(entry["offset"]),
+            expected=records * RECORD.itemsize,
+            found=len(data),
         )
     view = memoryview(data).toreadonly()
     expected, found = int(entry["checksum"]), crc64(view)

@@ -19,7 +19,6 @@ from ..format.inode import Inode
 from ..format.layout import Layout
 from ..format.manifest import (
     HEADER_BYTES,
-    PAGE_BYTES,
     PAGE_ENTRY,
     PAGE_RECORDS,
     RECORD,
@@ -28,6 +27,7 @@ from ..format.manifest import (
     State,
     check_page,
     decode_tables,
+    page_records,
 )
 from ..format.segment import manifest_copy_name
 from .fresh import force_fresh
@@ -269,9 +269,11 @@ class Generation:
         end = HEADER_BYTES + header.tables_bytes
         generation = cls(file_id, header.layout, number=number, header=header, tables=data[HEADER_BYTES:end])
         for page in range(header.page_count):
-            offset = int(generation.directory[page]["offset"])
-            generation._pages[page] = (
-                check_page(data[offset : offset + PAGE_BYTES], generation.directory[page]) if offset else np.zeros(PAGE_RECORDS, RECORD)
+            offset, records = int(generation.directory[page]["offset"]), page_records(page, header.stripes)
+            generation._pages[page] = _padded(
+                check_page(data[offset : offset + records * RECORD.itemsize], generation.directory[page], records)
+                if offset
+                else np.zeros(0, RECORD)
             )
         return generation
 
@@ -310,8 +312,10 @@ class Generation:
         if number >= len(self.directory) or not self.directory[number]["offset"]:
             page = np.zeros(PAGE_RECORDS, RECORD)
         else:
-            entry = self.directory[number]
-            page = check_page(_exactly(self._descriptor(), PAGE_BYTES, int(entry["offset"]), self.path), entry)
+            assert self.header is not None
+            entry, records = self.directory[number], page_records(number, self.header.stripes)
+            data = _exactly(self._descriptor(), records * RECORD.itemsize, int(entry["offset"]), self.path)
+            page = _padded(check_page(data, entry, records))
         if self._fd >= 0 or self.path:  # one from memory keeps all its pages
             while len(self._pages) >= PAGES_KEPT:
                 self._pages.popitem(last=False)
@@ -357,6 +361,15 @@ class Generation:
     def copies_name(self) -> str:
         """Name under which a second target holds this manifest."""
         return manifest_copy_name(self.transaction)
+
+
+def _padded(page: Array) -> Array:
+    """A page with the records that a short last one lacks, as holes."""
+    if len(page) == PAGE_RECORDS:
+        return page
+    full = np.zeros(PAGE_RECORDS, RECORD)
+    full[: len(page)] = page
+    return full
 
 
 def newest_durable(directory: str, file_id: bytes) -> int:

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from ..format.layout import Layout
 from ..format.manifest import (
     HEADER_BYTES,
-    PAGE_BYTES,
     PAGE_ENTRY,
     PAGE_RECORDS,
     RECORD,
@@ -24,6 +23,7 @@ from ..format.manifest import (
     Header,
     State,
     encode_tables,
+    page_records,
 )
 from ..kernels import crc64, crc64_fold, crc64_zeros
 from .generation import Generation
@@ -238,7 +238,7 @@ def build_manifest(
         entry["data_crc"] = page_data_crc(page, number, size, stripe_bytes)
         entry["stored_bytes"] = int(page["frame_bytes"].sum(dtype=np.int64))
         if page["segment"].any():
-            data = page.tobytes()
+            data = page[: page_records(number, total)].tobytes()
             entry["checksum"], entry["offset"] = crc64(data), 1  # the place comes below
             new_pages[number] = data
         else:
@@ -254,18 +254,19 @@ def build_manifest(
     source = base.descriptor() if base.header is not None else -1
     for number in np.flatnonzero(directory["offset"]):
         number = int(number)
+        length = page_records(number, total) * RECORD.itemsize
         if number in new_pages:
             body.append(new_pages[number])
         elif source < 0:
-            body.append(base.page(number).tobytes())
+            body.append(base.page(number)[: page_records(number, total)].tobytes())
         else:
             offset, last = int(directory[number]["offset"]), body[-1]
             if isinstance(last, Copied) and last.offset + last.length == offset:
-                body[-1] = dataclasses.replace(last, length=last.length + PAGE_BYTES)
+                body[-1] = dataclasses.replace(last, length=last.length + length)
             else:
-                body.append(Copied(source, offset, PAGE_BYTES))
+                body.append(Copied(source, offset, length))
         directory[number]["offset"] = place
-        place += PAGE_BYTES
+        place += length
 
     tables = encode_tables(table, directory)
     body[0] = tables
