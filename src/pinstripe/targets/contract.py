@@ -14,8 +14,8 @@ __all__ = ["Access", "Batch", "Segment", "Space", "Target"]
 class Batch(Protocol):
     """The part of `pinstripe.kernels.FrameBatch` that a segment needs."""
 
-    def placed_bytes(self, first: int, last: int) -> int:
-        """Return the bytes that frames [first, last) take, gaps counted."""
+    def placed_bytes(self, first: int, last: int, start: int) -> int:
+        """Return the bytes that frames [first, last) take from `start` on, gaps counted."""
 
     def write(self, fd: int, start: int, first: int, last: int) -> None:
         """Write frames [first, last) to a descriptor at `start`; whole or OSError."""

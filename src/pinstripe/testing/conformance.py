@@ -36,8 +36,8 @@ class PlainBatch:
     def __init__(self, *frames: bytes) -> None:
         self.frames = frames
 
-    def placed_bytes(self, first: int, last: int) -> int:
-        return len(self.tobytes(0, first, last))
+    def placed_bytes(self, first: int, last: int, start: int) -> int:
+        return len(self.tobytes(start, first, last))
 
     def write(self, fd: int, start: int, first: int, last: int) -> None:
         os.pwrite(fd, self.tobytes(start, first, last), start)
@@ -168,7 +168,7 @@ class TargetConformance:
         with target.create_segment(FILE, NAME, ACCESS) as segment:
             segment.write_at(b"h" * 64, 0)
             segment.append(batch, 64, 0, 2)
-            segment.append(batch, 64 + batch.placed_bytes(0, 2), 2, 3)
+            segment.append(batch, 64 + batch.placed_bytes(0, 2, 64), 2, 3)
         assert self.read(target) == b"h" * 64 + b"a" * 70 + bytes(58) + b"b" * 10 + bytes(54) + b"c" * 128
 
     def test_a_descriptor_that_is_given_is_the_segment(self, target: Target) -> None:

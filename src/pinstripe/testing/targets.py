@@ -546,7 +546,7 @@ class _SlowSegment(WrapperSegment):
         self.target = target
 
     def append(self, batch: Batch, start: int, first: int, last: int) -> None:
-        with self.target.taking(batch.placed_bytes(first, last)):
+        with self.target.taking(batch.placed_bytes(first, last, start)):
             self.inner.append(batch, start, first, last)
 
     def write_at(self, data: Any, offset: int) -> None:
