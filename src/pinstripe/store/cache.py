@@ -44,7 +44,9 @@ class CachedStripe:
 
     buffer: npt.NDArray[np.uint8]
     width: int
-    layers: list[tuple[int, Array]] = dataclasses.field(default_factory=list)  # (sequence, (n, 2) array of [start, end))
+    layers: list[tuple[int, Array]] = dataclasses.field(
+        default_factory=list
+    )  # (sequence, (n, 2) array of [start, end))
 
     def add(self, sequence: int, extents: Array) -> None:
         """Note that extents, an (n, 2) array of [start, end) in the stripe, were written."""
@@ -177,7 +179,9 @@ class StripeCache:
 
     def take(self) -> PartialStripes:
         """Take everything out, as flat arrays, to be sent to the stripes' owners."""
-        offsets, lengths, pieces = [], [], []
+        offsets: list[Array] = []
+        lengths: list[Array] = []
+        pieces: list[Array] = []
         for stripe, entry in sorted(self._entries.items()):
             extents = entry.extents
             offsets.append(extents[:, 0] + stripe * self.stripe_bytes)

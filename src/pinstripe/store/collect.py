@@ -22,7 +22,7 @@ from ..format.manifest import Header
 from ..format.segment import manifest_copy_name, parse_segment_name
 from ..targets.contract import Target
 from .fresh import fsync_directory
-from .generation import Generation, list_numbers, read_header
+from .generation import LISTING_S, Generation, list_directory, list_numbers, read_header
 from .transaction import discard
 from .writer_identity import is_alive
 
@@ -60,7 +60,15 @@ class _Live:
     base: int | None
 
 
-def collect(store: Store, file_id: bytes, *, grace_s: float, full: bool = False, pins: frozenset[int] = frozenset()) -> Collected:
+def collect(
+    store: Store,
+    file_id: bytes,
+    *,
+    grace_s: float,
+    full: bool = False,
+    wait: bool = False,
+    pins: frozenset[int] = frozenset(),
+) -> Collected:
     """Collect one id. Safe beside writers, readers and other collectors.
 
     Parameters
@@ -69,6 +77,8 @@ def collect(store: Store, file_id: bytes, *, grace_s: float, full: bool = False,
         How long a replaced generation stays.
     full : bool
         A target is full: the grace time is waived and kept conflicts go.
+    wait : bool
+        Wait for what may be freed in a moment; else the next collector frees it.
     pins : frozenset of int
         Numbers that a snapshot holds.
     """
@@ -76,28 +86,39 @@ def collect(store: Store, file_id: bytes, *, grace_s: float, full: bool = False,
     if store.is_copy:
         return freed
     for _ in range(3):  # segments that only freed numbers named go in the next round
-        numbers = _collect_once(store, file_id, 0.0 if full else grace_s, full, pins, freed)
+        numbers = _collect_once(store, file_id, 0.0 if full else grace_s, full, wait or full, pins, freed)
         if not numbers:
             break
     return freed
 
 
-def _collect_once(store: Store, file_id: bytes, grace_s: float, full: bool, pins: frozenset[int], freed: Collected) -> int:
+def _collect_once(
+    store: Store, file_id: bytes, grace_s: float, full: bool, wait: bool, pins: frozenset[int], freed: Collected
+) -> int:
     directory = store.file_directory(file_id)
     segments = [(target, name) for target in store.targets for name in target.list_segments(file_id)]
     try:
         numbers = list_numbers(directory)
+        named_once = _links(directory)
         live = list(_transactions(store, file_id, directory, full, freed))
+        unreferenced = not live and named_once == 1 == _links(directory)  # count, look, count again (NAMED)
         again = list_numbers(directory)
     except FileNotFoundError:
         return _remove_leftovers(store, file_id, freed) if segments else 0
+    if named_once == 0:  # a directory being made, or what a writer that died while making it left
+        if not live and not again:
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+        return 0
     headers: dict[int, Header] = {}
     named: set[bytes] = set()
     for number in again:
         path = os.path.join(directory, str(number))
         try:
             header = read_header(path)
-            if header.number != number:  # verifies, but is not that number's: it counts for nothing, and may name anything
+            if (
+                header.number != number
+            ):  # verifies, but is not that number's: it counts for nothing, and may name anything
                 return 0
             generation = Generation.from_path(file_id, path, number)
         except FileNotFoundError:
@@ -111,7 +132,7 @@ def _collect_once(store: Store, file_id: bytes, grace_s: float, full: bool, pins
         named.add(manifest_copy_name(header.tx).encode())
         generation.close()
 
-    if _is_removed(directory, live):
+    if unreferenced:
         return _remove_file(store, file_id, directory, again, freed)
 
     live_transactions = {item.tx for item in live}
@@ -119,9 +140,15 @@ def _collect_once(store: Store, file_id: bytes, grace_s: float, full: bool, pins
     for target, name in segments:
         parsed = parse_segment_name(name)
         owner = parsed[0] if parsed is not None else _copy_owner(name)
-        if owner is not None and name.encode() not in named and owner not in live_transactions and None not in live_transactions:
+        if (
+            owner is not None
+            and name.encode() not in named
+            and owner not in live_transactions
+            and None not in live_transactions
+        ):
             dead_segments.append((target, name))
     free = _freeable(numbers, again, headers, live, grace_s, pins)
+    free = _seen_long_enough(directory, again, free, wait=wait)
     if dead_segments or free:
         fsync_directory(directory)  # DURABLE: what makes these superfluous must itself survive a power cut
     for target, name in dead_segments:
@@ -135,7 +162,8 @@ def _collect_once(store: Store, file_id: bytes, grace_s: float, full: bool, pins
 
 def _copy_owner(name: str) -> bytes | None:
     try:
-        return bytes.fromhex(name.removesuffix(".manifest")) if name.endswith(".manifest") else None
+        stem = name.removesuffix(".new")
+        return bytes.fromhex(stem.removesuffix(".manifest")) if stem.endswith(".manifest") else None
     except ValueError:
         return None
 
@@ -152,7 +180,13 @@ def _freeable(
     limit = time.time_ns() - int(grace_s * 1e9)
     free = []
     for number in seen:
-        if number not in headers or number >= min(head, least_base) or number == durable or number > durable or number in pins:
+        if (
+            number not in headers
+            or number >= min(head, least_base)
+            or number == durable
+            or number > durable
+            or number in pins
+        ):
             continue
         successor = min(n for n in now if n > number)
         if headers[successor].committed_ns <= limit or headers[successor].committed_ns > time.time_ns() + 3600 * 10**9:
@@ -160,9 +194,33 @@ def _freeable(
     return free
 
 
+_first_seen: dict[
+    tuple[str, int], float
+] = {}  # (directory, number) -> when this process first saw it, on CLOCK_BOOTTIME
+
+
+def _seen_long_enough(directory: str, now: list[int], free: list[int], *, wait: bool) -> list[int]:
+    """Of the numbers that may go, those of which a higher one was seen at least LISTING_S ago: a slow listing must not miss both."""
+    clock = time.clock_gettime(time.CLOCK_BOOTTIME)
+    for key in [k for k, at in _first_seen.items() if clock - at > 3600.0]:
+        del _first_seen[key]
+    for number in now:
+        _first_seen.setdefault((directory, number), clock)
+    if not free:
+        return free
+
+    def ready(number: int, clock: float) -> bool:
+        return any(n > number and clock - _first_seen.get((directory, n), clock) >= LISTING_S for n in now)
+
+    if wait and not all(ready(number, clock) for number in free):
+        time.sleep(LISTING_S)
+        clock += LISTING_S
+    return [number for number in free if ready(number, clock)]
+
+
 def _transactions(store: Store, file_id: bytes, directory: str, full: bool, freed: Collected) -> Iterator[_Live]:
     """The live ones; dead ones are fenced and discarded on the way."""
-    for name in sorted(os.listdir(directory)):
+    for name in sorted(list_directory(directory)):
         path = os.path.join(directory, name)
         if name.startswith(".nfs"):  # a name removed on another client that still holds it open: alive until it is gone
             if is_alive(None, path):
@@ -196,14 +254,12 @@ def _transactions(store: Store, file_id: bytes, directory: str, full: bool, free
             freed.transactions += 1
 
 
-def _is_removed(directory: str, live: list[_Live]) -> bool:
-    """Unreferenced: no transaction, and ``inode`` is the inode's only name."""
-    if live:
-        return False
+def _links(directory: str) -> int:
+    """How many names the file's inode has, ``inode`` and TX.name counted; 0 = it is not there."""
     try:
-        return os.stat(os.path.join(directory, "inode")).st_nlink == 1
+        return os.stat(os.path.join(directory, "inode")).st_nlink
     except FileNotFoundError:
-        return True
+        return 0
 
 
 def _remove_file(store: Store, file_id: bytes, directory: str, numbers: list[int], freed: Collected) -> int:
@@ -251,16 +307,13 @@ def collect_removed(store: Store, file_id: bytes) -> Collected:
 def collect_store(store: Store, *, grace_s: float = 0.0, full: bool = False) -> Collected:
     """Collect every id of a store, and what targets hold of ids that the store does not know."""
     freed = Collected()
-    files = os.path.join(store.meta, "files")
-    known: set[bytes] = set()
-    for shard in sorted(os.listdir(files)):
-        for name in sorted(os.listdir(os.path.join(files, shard))):
-            try:
-                file_id = bytes.fromhex(name)
-            except ValueError:
-                continue  # a directory that is being made
-            known.add(file_id)
-            freed.add(collect(store, file_id, grace_s=grace_s, full=full))
+    begun = time.monotonic()
+    known = _known_ids(store)
+    for file_id in known:
+        freed.add(collect(store, file_id, grace_s=grace_s, full=full))
+    time.sleep(max(0.0, LISTING_S - (time.monotonic() - begun)))  # what was only just seen may be freed now
+    for file_id in known:
+        freed.add(collect(store, file_id, grace_s=grace_s, full=full))
     for target in store.targets:
         for file_id in list(target.list_files()):
             if file_id not in known and not os.path.exists(store.file_directory(file_id)):
@@ -268,3 +321,13 @@ def collect_store(store: Store, *, grace_s: float = 0.0, full: bool = False) -> 
                 _remove_leftovers(store, file_id, freed)
                 freed.files += freed.segments > before
     return freed
+
+
+def _known_ids(store: Store) -> set[bytes]:
+    files = os.path.join(store.meta, "files")
+    known: set[bytes] = set()
+    for shard in os.listdir(files):
+        for name in os.listdir(os.path.join(files, shard)):
+            with contextlib.suppress(ValueError):  # a directory that is being made
+                known.add(bytes.fromhex(name))
+    return known

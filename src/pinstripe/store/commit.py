@@ -21,19 +21,17 @@ ONE-GENERATION  a reader gets bytes and size of one generation
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConflictError, DamageError, Error, FencedError, OutcomeUnknownError, TargetError
+from ..errors import ConflictError, DamageError, FencedError, OutcomeUnknownError
 from ..format.layout import Layout
-from ..format.manifest import PAGE_RECORDS, SEGMENT_SYNCED, Header
+from ..format.manifest import PAGE_RECORDS, SEGMENT_SYNCED
 from ..format.segment import segment_name
 from ..options import Options
 from ..targets.contract import Access
@@ -184,7 +182,8 @@ def _link(tx: Transaction, number: int) -> None:
             return
         if any(n >= number for n in numbers):
             raise OutcomeUnknownError(
-                f"the commit's link failed ({error.strerror}), and another generation stands there: look before you repeat it", path=tx.path
+                f"the commit's link failed ({error.strerror}), and another generation stands there: look before you repeat it",
+                path=tx.path,
             ) from error
         raise
 
@@ -206,7 +205,9 @@ def _newest(store: Store, tx: Transaction, path: str) -> tuple[Generation, int]:
     raise DamageError("no generation of the file can be read", path=path)
 
 
-def _committed(store: Store, tx: Transaction, number: int, manifest: Manifest, options: Options, path: str) -> Generation:
+def _committed(
+    store: Store, tx: Transaction, number: int, manifest: Manifest, options: Options, path: str
+) -> Generation:
     """After the link: sync the directory, make the copy. The name TX.tx is removed by the caller, after a new file's name is in place."""
     if options.durable:
         try:
@@ -373,10 +374,16 @@ def _rebase(
     if proposal.truncated:
         beyond = theirs[theirs >= np.uint64(min(proposal.cut, proposal.size // sb))]
         if len(beyond) or head.size > max(base.size, proposal.size):
-            _conflict(tx, head, path, f"it changed what lies beyond the {proposal.size} bytes to which this one cut the file")
+            _conflict(
+                tx, head, path, f"it changed what lies beyond the {proposal.size} bytes to which this one cut the file"
+            )
     if head.size < base.size and len(proposal.changes) and int(proposal.changes["stripe"].max()) >= head.size // sb:
         _conflict(tx, head, path, f"it cut the file to {head.size} bytes, and this one wrote beyond")
-    size = proposal.size if proposal.truncated else (head.size if proposal.size <= base.size else max(proposal.size, head.size))
+    size = (
+        proposal.size
+        if proposal.truncated
+        else (head.size if proposal.size <= base.size else max(proposal.size, head.size))
+    )
     both = np.intersect1d(theirs, proposal.changes["stripe"])
     proposal = dataclasses.replace(proposal, size=size)
     if not len(both):

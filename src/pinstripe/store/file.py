@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from ..errors import ArgumentError, ForkedError, UnsupportedError
 from ..options import Options
+from .opening import open_session
 from .session import Session
 
 __all__ = ["BufferedFile", "RawFile", "TextFile", "open_file"]
@@ -205,7 +206,9 @@ class RawFile(io.RawIOBase):
         self._check()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             self.discard()
         self.close()
@@ -225,7 +228,9 @@ def _collected(file: Any, pid: int) -> None:
         return
     raw = _raw_of(file)
     if raw.session.mode != "r":
-        warnings.warn(f"{raw.name} was not closed: what was written is discarded", ResourceWarning, source=file, stacklevel=3)
+        warnings.warn(
+            f"{raw.name} was not closed: what was written is discarded", ResourceWarning, source=file, stacklevel=3
+        )
     raw.discard()
     file.close()
 
@@ -279,7 +284,9 @@ class _Wrapped:
             file.session.mode = "r"
         super().close()  # type: ignore[misc]
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:
             self.discard()
         self.close()
@@ -352,7 +359,12 @@ def open_file(
     """
     letters = set(mode)
     action = mode.replace("b", "").replace("t", "").replace("+", "")
-    if letters - set("rwxabt+") or len(mode) != len(letters) or action not in ("r", "w", "x", "a") or {"b", "t"} <= letters:
+    if (
+        letters - set("rwxabt+")
+        or len(mode) != len(letters)
+        or action not in ("r", "w", "x", "a")
+        or {"b", "t"} <= letters
+    ):
         raise ArgumentError(f"mode={mode!r}: one of r, w, x, a, with b or t, perhaps with +")
     binary = "b" in letters
     if binary and (encoding is not None or errors is not None or newline is not None):
@@ -363,7 +375,7 @@ def open_file(
     for word in LAYOUT_WORDS:
         options.pop(word, None)
     session_mode = "r+" if action == "r" and "+" in letters else action
-    session = Session.open(
+    session = open_session(
         path, session_mode, options=Options.make(options), generation=generation, exclusive=exclusive, layout=layout
     )
     raw = RawFile(session, mode)
@@ -372,4 +384,6 @@ def open_file(
     size = _BUFFER_BYTES if buffering < 0 else max(buffering, 2)
     updating = "+" in letters
     buffered = (_Random if updating else _Reader if action == "r" else _Writer)(raw, size)
-    return buffered if binary else TextFile(buffered, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)
+    return (
+        buffered if binary else TextFile(buffered, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)
+    )

@@ -21,7 +21,9 @@ _statx_answer = 256  # struct statx
 def force_fresh(path: str) -> None:
     """Make a network file system look at the server before the next listing of `path`; nothing where that is unknown."""
     if _statx is not None:
-        _statx(_AT_FDCWD, os.fsencode(path), _AT_STATX_FORCE_SYNC, _STATX_MTIME, ctypes.create_string_buffer(_statx_answer))
+        _statx(
+            _AT_FDCWD, os.fsencode(path), _AT_STATX_FORCE_SYNC, _STATX_MTIME, ctypes.create_string_buffer(_statx_answer)
+        )
 
 
 def rename_noreplace(source: str, destination: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
@@ -35,23 +36,40 @@ from .fresh import force_fresh
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["Generation", "list_numbers", "newest_durable", "read_header"]
+__all__ = ["LISTING_S", "Generation", "list_directory", "list_numbers", "newest_durable", "read_header"]
 
 PAGES_KEPT = 64
 Array = npt.NDArray[Any]
 
 
-def list_numbers(directory: str) -> list[int]:
-    """List the generation numbers in ``files/aa/ID``, ascending, forced fresh.
+LISTING_S = 0.5
+"""A listing is not atomic: while numbers come and go a slow one may show none of them. One that took half of this is done again, and no number
+is freed sooner than this after its collector saw a higher one (FRESH, WHOLE; measured in docs/design/0001-commit-model.md)."""
+
+
+def list_directory(directory: str) -> list[str]:
+    """List ``files/aa/ID``, forced fresh, and quickly enough to be believed.
 
     Raises
     ------
     FileNotFoundError
         There is no such directory.
+    StaleError
+        The directory could not be listed in time.
     """
-    force_fresh(os.path.dirname(directory))
-    force_fresh(directory)
-    return sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
+    for _ in range(100):
+        begun = time.clock_gettime(time.CLOCK_BOOTTIME)
+        force_fresh(os.path.dirname(directory))
+        force_fresh(directory)
+        names = os.listdir(directory)
+        if time.clock_gettime(time.CLOCK_BOOTTIME) - begun <= LISTING_S / 2:
+            return names
+    raise StaleError("the file's directory cannot be listed quickly enough to be believed", path=directory)
+
+
+def list_numbers(directory: str) -> list[int]:
+    """List the generation numbers in ``files/aa/ID``, ascending; see `list_directory`."""
+    return sorted(int(name) for name in list_directory(directory) if name.isdecimal())
 
 
 def read_header(path: str) -> Header:
@@ -210,7 +228,8 @@ class Generation:
                     return cls(inode.file_id, inode.layout, inline=inode.data)
                 if numbers is None:
                     raise DamageError(
-                        f"the file's directory {directory} is missing, though its name says that it has generations", path=path
+                        f"the file's directory {directory} is missing, though its name says that it has generations",
+                        path=path,
                     )
                 return cls(inode.file_id, inode.layout)
             found = cls.newest(store, inode.file_id, directory, numbers, path)
@@ -282,7 +301,9 @@ class Generation:
         return self.header.encode() + self._tables if self.header is not None else b""
 
     @classmethod
-    def from_head_bytes(cls, file_id: bytes, layout: Layout, data: bytes, path: str, inline: bytes | None) -> Generation:
+    def from_head_bytes(
+        cls, file_id: bytes, layout: Layout, data: bytes, path: str, inline: bytes | None
+    ) -> Generation:
         """Make the generation that another rank opened; pages are read from `path` when they are needed."""
         if not data:
             return cls(file_id, layout, inline=inline)

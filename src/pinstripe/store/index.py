@@ -165,7 +165,15 @@ class Manifest:
 
 
 def build_manifest(
-    tx_header: Header, base: Generation, cut: int, changes: Array, segments: Array, size: int, layout: Layout, *, durable: bool
+    tx_header: Header,
+    base: Generation,
+    cut: int,
+    changes: Array,
+    segments: Array,
+    size: int,
+    layout: Layout,
+    *,
+    durable: bool,
 ) -> Manifest:
     """Make the manifest of `base` with `changes` on top.
 
@@ -219,8 +227,7 @@ def build_manifest(
 
     new_pages: dict[int, bytes] = {}
     starts = np.searchsorted(page_of_change, np.arange(len(touched) + 1))
-    for number in np.flatnonzero(touched):
-        number = int(number)
+    for number in np.flatnonzero(touched).tolist():
         old = base.page(number) if number < old_pages else np.zeros(PAGE_RECORDS, RECORD)
         page = old.copy()
         if cut < (number + 1) * PAGE_RECORDS:
@@ -252,17 +259,16 @@ def build_manifest(
     body: list[bytes | memoryview | Copied] = [b""]
     place = HEADER_BYTES + table.nbytes + directory.nbytes
     source = base.descriptor() if base.header is not None else -1
-    for number in np.flatnonzero(directory["offset"]):
-        number = int(number)
+    for number in np.flatnonzero(directory["offset"]).tolist():
         length = page_records(number, total) * RECORD.itemsize
         if number in new_pages:
             body.append(new_pages[number])
         elif source < 0:
             body.append(base.page(number)[: page_records(number, total)].tobytes())
         else:
-            offset, last = int(directory[number]["offset"]), body[-1]
-            if isinstance(last, Copied) and last.offset + last.length == offset:
-                body[-1] = dataclasses.replace(last, length=last.length + length)
+            offset, behind = int(directory[number]["offset"]), body[-1]
+            if isinstance(behind, Copied) and behind.offset + behind.length == offset:
+                body[-1] = dataclasses.replace(behind, length=behind.length + length)
             else:
                 body.append(Copied(source, offset, length))
         directory[number]["offset"] = place

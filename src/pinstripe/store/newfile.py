@@ -13,7 +13,7 @@ import os
 import secrets
 import stat
 
-from ..errors import NamespaceError, UnsupportedError
+from ..errors import NamespaceError, OutcomeUnknownError, UnsupportedError
 from ..format.inode import Inode
 from ..targets.contract import Access
 from .fresh import fsync_directory, link_descriptor, rename_noreplace
@@ -52,7 +52,11 @@ def make_directory(store: Store, file_id: bytes, access: Access) -> str:
         os.chmod(aside, access.directory_mode)
         if (access.uid, access.gid) != (os.geteuid(), os.stat(aside).st_gid):
             try:
-                os.chown(aside, access.uid if access.uid is not None and os.geteuid() == 0 else -1, -1 if access.gid is None else access.gid)
+                os.chown(
+                    aside,
+                    access.uid if access.uid is not None and os.geteuid() == 0 else -1,
+                    -1 if access.gid is None else access.gid,
+                )
                 os.chmod(aside, access.directory_mode)
             except PermissionError:
                 os.chmod(aside, access.directory_mode & ~0o070)  # where the group cannot be set: no group bits
@@ -69,7 +73,11 @@ def make_directory(store: Store, file_id: bytes, access: Access) -> str:
 def _trust(directory: str, access: Access) -> None:
     seen = os.stat(directory)
     owner = seen.st_uid in (0, access.uid if access.uid is not None else os.geteuid())
-    shared = bool(access.mode & stat.S_IWGRP) and seen.st_gid == access.gid and stat.S_IMODE(seen.st_mode) == access.directory_mode
+    shared = (
+        bool(access.mode & stat.S_IWGRP)
+        and seen.st_gid == access.gid
+        and stat.S_IMODE(seen.st_mode) == access.directory_mode
+    )
     if not (owner or shared):
         raise NamespaceError(
             f"the file's directory was made by user {seen.st_uid}, who owns neither the file nor the store: not used",
@@ -160,21 +168,39 @@ class NewFile:
         ------
         FileExistsError
             Mode x, and the name is taken.
-        FileNotFoundError
-            TX.name is gone: collected by somebody who took this writer for dead.
+        OutcomeUnknownError
+            TX.name and TX.tx are gone: collected by somebody who took this writer for dead, or named and replaced.
         """
-        if not self.refuse_existing:
-            os.rename(self.pending, self.path)
-        else:
-            try:
-                rename_noreplace(self.pending, self.path)
-            except OSError as error:
-                if error.errno not in _NO_RENAME_FLAGS:
-                    raise
-                self._link_name()
+        try:
+            if not self.refuse_existing:
+                os.rename(self.pending, self.path)
+            else:
+                self._rename_or_refuse()
+        except FileNotFoundError:
+            self._look_after_enoent()
         self.pending = ""
         if sync:
             fsync_directory(os.path.dirname(self.path))
+
+    def _rename_or_refuse(self) -> None:
+        try:
+            rename_noreplace(self.pending, self.path)
+        except OSError as error:
+            if error.errno not in _NO_RENAME_FLAGS:
+                raise
+            self._link_name()
+
+    def _look_after_enoent(self) -> None:
+        """TX.name was not there: an answer was lost (NFS) and the name is ours, or it is fenced; told by looking (TOLD in tests/model)."""
+        directory = os.path.dirname(self.pending)
+        with contextlib.suppress(OSError):
+            if os.path.samefile(self.path, os.path.join(directory, "inode")):
+                return
+        if os.path.exists(self.pending.removesuffix(".name") + ".tx"):
+            return  # committed, and replaced by somebody since: collectors remove TX.name only after TX.tx
+        raise OutcomeUnknownError(
+            "the new file's name may have been made and replaced: look before you repeat it", path=self.path
+        )
 
     def _link_name(self) -> None:
         """Without a rename that refuses to replace (NFS): link, then unlink TX.name; only who unlinked it has named the file."""
@@ -211,7 +237,8 @@ def link_opened_inode(store: Store, file_id: bytes, path: str, fd: int) -> None:
     except FileExistsError:
         if os.stat(os.path.join(directory, "inode")).st_ino != os.fstat(fd).st_ino:
             raise NamespaceError(
-                "the name is not the inode that its id belongs to: it was copied behind the store's back; use `pinstripe cp`", path=path
+                "the name is not the inode that its id belongs to: it was copied behind the store's back; use `pinstripe cp`",
+                path=path,
             ) from None
     except FileNotFoundError:
         with contextlib.suppress(OSError):

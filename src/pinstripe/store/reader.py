@@ -137,14 +137,27 @@ class FrameReader:
                 fds[slots == slot] = fd
         if plain:
             return read_frames(
-                fds, records, stripes, first, count, out, out_offsets, self.file_id, txs, status, seen, threads=self.threads
+                fds,
+                records,
+                stripes,
+                first,
+                count,
+                out,
+                out_offsets,
+                self.file_id,
+                txs,
+                status,
+                seen,
+                threads=self.threads,
             )
         frames, errors = self._fetch(records, slots, opened)
         decode_frames(frames, records, stripes, first, count, out, out_offsets, self.file_id, txs, status, seen)
         status[errors != 0] = errors[errors != 0]
         return int(np.count_nonzero(status))
 
-    def _fetch(self, records: Array, slots: Array, opened: dict[int, Segment]) -> tuple[list[bytes], npt.NDArray[np.int32]]:
+    def _fetch(
+        self, records: Array, slots: Array, opened: dict[int, Segment]
+    ) -> tuple[list[bytes], npt.NDArray[np.int32]]:
         """Whole frames from targets that have no plain descriptor."""
         frames: list[bytes] = []
         errors = np.zeros(len(records), np.int32)
@@ -169,7 +182,9 @@ class FrameReader:
         others = f", and {more} more" if more else ""
         if status[k] > 0:
             code = int(status[k])
-            raise TargetError(f"cannot read {place}{others}: {os.strerror(code)}", path=self.path, code=code, target=target)
+            raise TargetError(
+                f"cannot read {place}{others}: {os.strerror(code)}", path=self.path, code=code, target=target
+            )
         raise DamageError(
             f"damaged: {DAMAGE.get(int(status[k]), 'unknown')} does not hold ({place}{others})",
             path=self.path,
@@ -233,7 +248,11 @@ class FrameReader:
                 raise missing
             self.store.reload()
         raise DamageError(
-            f"segment {name} is on no target", path=self.path, file=self.path, segment=name, target=self._target_path(target_id)
+            f"segment {name} is on no target",
+            path=self.path,
+            file=self.path,
+            segment=name,
+            target=self._target_path(target_id),
         )
 
     def close(self) -> None:

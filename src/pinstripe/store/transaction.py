@@ -53,7 +53,9 @@ class Transaction:
         The generation that it is to be, while nobody else is first.
     """
 
-    def __init__(self, store: Store, file_id: bytes, layout: Layout, tx: bytes | None = None, *, ranks: int = 1) -> None:
+    def __init__(
+        self, store: Store, file_id: bytes, layout: Layout, tx: bytes | None = None, *, ranks: int = 1
+    ) -> None:
         self.store = store
         self.file_id = file_id
         self.id = tx or secrets.token_bytes(16)
@@ -138,7 +140,9 @@ class Transaction:
             os.ftruncate(fd, position)
             self.header = header
             _write_all(fd, header.encode(), 0)
-            os.fchmod(fd, 0o444)  # whole: nobody changes it any more but a retry of ours, through a descriptor opened as owner
+            os.fchmod(
+                fd, 0o444
+            )  # whole: nobody changes it any more but a retry of ours, through a descriptor opened as owner
             if sync:
                 os.fsync(fd)
         finally:
@@ -209,10 +213,20 @@ def discard(store: Store, file_id: bytes, tx: bytes) -> bool:
     for suffix in (".tx", ".seen"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(directory, tx.hex() + suffix))  # FENCED: from here on no link of it can succeed
+    while (answer := _is_named(directory, file_id, tx)) is None:
+        continue  # a number went while its manifest was read: list again (WHOLE)
+    if answer:
+        return True
+    remove_segments_of(store, file_id, tx)
+    return False
+
+
+def _is_named(directory: str, file_id: bytes, tx: bytes) -> bool | None:
+    """Whether a number carries the transaction or names a segment of it; None = a number vanished meanwhile."""
     try:
         numbers = list_numbers(directory)
     except FileNotFoundError:
-        numbers = []
+        return False
     for number in numbers:
         path = os.path.join(directory, str(number))
         try:
@@ -220,14 +234,13 @@ def discard(store: Store, file_id: bytes, tx: bytes) -> bool:
                 return True
             generation = Generation.from_path(file_id, path, number)
         except FileNotFoundError:
-            continue  # collected meanwhile: it was older than the head and does not count
+            return None
         except DamageError:
             return True  # unreadable: it may name anything, so nothing is deleted
         generation.close()
         live = generation.segments[generation.segments["live_frames"] > 0]
         if any(bytes(entry) == tx for entry in live["tx"]):
             return True
-    remove_segments_of(store, file_id, tx)
     return False
 
 
@@ -236,7 +249,7 @@ def remove_segments_of(store: Store, file_id: bytes, tx: bytes) -> None:
     for target in store.targets:
         for name in target.list_segments(file_id):
             parsed = parse_segment_name(name)
-            if (parsed is not None and parsed[0] == tx) or name == manifest_copy_name(tx):
+            if (parsed is not None and parsed[0] == tx) or name.startswith(manifest_copy_name(tx)):
                 target.remove_segment(file_id, name)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -194,7 +195,7 @@ class FrameWriter:
         jobs: list[_Job] = []
         edges = [0, *(np.flatnonzero(np.diff(where)) + 1).tolist(), len(where)]
         alone = single and len(edges) == 2
-        for first, last in zip(edges, edges[1:], strict=False):
+        for first, last in itertools.pairwise(edges):
             try:
                 self._place(batch, first, last, int(where[first]), jobs, alone=alone)
             except OSError as error:  # the segment could not be made
@@ -215,7 +216,9 @@ class FrameWriter:
             start, into.end = into.end, _end(batch, first, upto, into.end)
             self.segments[into.slot]["length"] = into.end
             self._unsynced.add(into.slot)
-            jobs.append(_Job(batch, first, upto, into, start, self._run(into.segment, batch, start, first, upto, alone)))
+            jobs.append(
+                _Job(batch, first, upto, into, start, self._run(into.segment, batch, start, first, upto, alone))
+            )
             first = upto
 
     def _run(self, segment: Segment, batch: FrameBatch, start: int, first: int, last: int, alone: bool) -> Future[int]:
@@ -327,7 +330,9 @@ class FrameWriter:
 
     def _raise_no_target(self) -> None:
         if not self._failed:
-            raise TargetError("there is no target to write to: add one with `pinstripe target add`, or mount what is missing")
+            raise TargetError(
+                "there is no target to write to: add one with `pinstripe target add`, or mount what is missing"
+            )
         target, error = next(reversed(self._failed.items()))
         paths = ", ".join(self.targets[index].path for index in self._failed)
         raise TargetError(

@@ -92,7 +92,7 @@ def _silent(tx_path: str, silence_s: float) -> bool:
     except ValueError:
         seen = {}
     if seen.get("boot") == _boot() and seen.get("beat") == beat and isinstance(seen.get("monotonic"), float):
-        return now - seen["monotonic"] >= silence_s
+        return bool(now - seen["monotonic"] >= silence_s)
     try:
         draft = f"{seen_path}.{os.getpid()}"
         with open(draft, "w", encoding="ascii") as file:
