@@ -288,7 +288,8 @@ __attribute__((constructor)) static void fill_tables_and_choose(void)
 
 uint64_t ps_crc64(const void *data, size_t n, uint64_t crc) { return ~used.update(~crc, data, n); }
 
-/* The all-ones start and end cancel out: the checksums of A and of B's length in zeros differ from each other's as registers do. */
+/* crc(A B) = register of A, moved on over B, exclusive or what B adds from a zero register. Written with the checksums of A and
+ * of B instead, which have the all-ones of start and end in them, each of these occurs twice and cancels out. */
 uint64_t ps_crc64_combine(uint64_t crc_a, uint64_t crc_b, uint64_t length_b)
 {
     return used.times(crc_a, shift(length_b)) ^ crc_b;

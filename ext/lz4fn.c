@@ -45,8 +45,8 @@ int ps_lz4_bind(const char *path, char *error, size_t n)
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
         void *symbol = dlsym(library, wanted[i].name); /* POSIX: a void pointer can hold a function's address */
         if (symbol == NULL) {
-            snprintf(error, n, "%s exports no %s: install another build of the lz4 package, or build with PINSTRIPE_LZ4=system", path,
-                     wanted[i].name);
+            snprintf(error, n, "%s exports no %s: install another build of the lz4 package, or build with PINSTRIPE_LZ4=system",
+                     path, wanted[i].name);
             dlclose(library);
             return -1;
         }

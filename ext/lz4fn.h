@@ -21,11 +21,12 @@ typedef struct {
     const char *(*version)(void);
     /* LZ4_compressBound: 0 when the length is negative or above PS_LZ4_MAX_INPUT */
     int (*bound)(int length);
-    /* LZ4_sizeofState: bytes of a state (about 16 KiB), to be aligned to 8; the caller's, one a thread, reusable, needs no clearing */
+    /* LZ4_sizeofState: bytes of a state (about 16 KiB), aligned to 8: the caller's, one a thread, reused without clearing */
     int (*state_bytes)(void);
     /* LZ4_compress_fast_extState: bytes written, or 0 when the result does not fit into dst_bytes */
     int (*compress)(void *state, const char *src, char *dst, int src_bytes, int dst_bytes, int acceleration);
-    /* LZ4_decompress_safe: bytes written, at most dst_bytes, or negative when src is no LZ4 block or does not fit; untrusted src is safe */
+    /* LZ4_decompress_safe: bytes written, at most dst_bytes, or negative when src is no LZ4 block or does not fit. Untrusted
+     * src is safe. */
     int (*decompress)(const char *src, char *dst, int src_bytes, int dst_bytes);
 } ps_lz4_functions;
 

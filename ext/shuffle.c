@@ -1,6 +1,7 @@
 /* One algorithm for every vector: `width` vectors of 16 elements are taken apart in log2(width) steps, each of which separates
  * the even bytes of all vectors from the odd ones; the way back is the interleaving of bytes, as often. A vector's place after
- * the steps is its plane's number with the bits reversed. AVX2 works on two independent groups of 16 elements, one in each lane. */
+ * the steps is its plane's number with the bits reversed. AVX2 works on two independent groups of 16 elements, one in each
+ * lane. */
 #include "shuffle.h"
 
 #include <string.h>
@@ -171,7 +172,9 @@ TARGET_AVX2 INLINE size_t unshuffle256(const uint8_t *src, uint8_t *dst, size_t 
 /* The width is a constant in each call, so that the loops above become straight code. */
 static void shuffle_sse2(const uint8_t *src, uint8_t *dst, size_t first, size_t count, int width)
 {
-    first = width == 2 ? shuffle128(src, dst, count, 2) : width == 4 ? shuffle128(src, dst, count, 4) : shuffle128(src, dst, count, 8);
+    first = width == 2   ? shuffle128(src, dst, count, 2)
+            : width == 4 ? shuffle128(src, dst, count, 4)
+                         : shuffle128(src, dst, count, 8);
     shuffle_portable(src, dst, first, count, width);
 }
 
@@ -185,7 +188,9 @@ static void unshuffle_sse2(const uint8_t *src, uint8_t *dst, size_t first, size_
 
 TARGET_AVX2 static void shuffle_avx2(const uint8_t *src, uint8_t *dst, size_t first, size_t count, int width)
 {
-    first = width == 2 ? shuffle256(src, dst, count, 2) : width == 4 ? shuffle256(src, dst, count, 4) : shuffle256(src, dst, count, 8);
+    first = width == 2   ? shuffle256(src, dst, count, 2)
+            : width == 4 ? shuffle256(src, dst, count, 4)
+                         : shuffle256(src, dst, count, 8);
     shuffle_portable(src, dst, first, count, width);
 }
 
