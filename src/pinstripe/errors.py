@@ -83,8 +83,8 @@ class _SystemError(Error, OSError):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _SystemError:
         if args and isinstance(args[0], int):  # unpickled: errno first
-            return OSError.__new__(cls, *args)  # type: ignore[return-value]
-        return OSError.__new__(cls, *cls._args(args[0], kwargs.get("path"), kwargs.get("code")))  # type: ignore[return-value]
+            return OSError.__new__(cls, *args)
+        return OSError.__new__(cls, *cls._args(args[0], kwargs.get("path"), kwargs.get("code")))
 
     @classmethod
     def _args(cls, message: str, path: str | os.PathLike[str] | None, code: int | None) -> tuple[Any, ...]:
