@@ -16,6 +16,7 @@ import stat
 from ..errors import NamespaceError, OutcomeUnknownError, UnsupportedError
 from ..format.inode import Inode
 from ..targets.contract import Access
+from .access import set_access
 from .fresh import fsync_directory, link_descriptor, rename_noreplace
 from .store import Store
 from .transaction import Transaction
@@ -49,17 +50,7 @@ def make_directory(store: Store, file_id: bytes, access: Access) -> str:
     aside = f"{os.path.dirname(directory)}/.new-{secrets.token_hex(8)}"
     os.mkdir(aside, 0o700)
     try:
-        os.chmod(aside, access.directory_mode)
-        if (access.uid, access.gid) != (os.geteuid(), os.stat(aside).st_gid):
-            try:
-                os.chown(
-                    aside,
-                    access.uid if access.uid is not None and os.geteuid() == 0 else -1,
-                    -1 if access.gid is None else access.gid,
-                )
-                os.chmod(aside, access.directory_mode)
-            except PermissionError:
-                os.chmod(aside, access.directory_mode & ~0o070)  # where the group cannot be set: no group bits
+        set_access(aside, access, None)
         os.rename(aside, directory)
     except OSError as error:
         with contextlib.suppress(OSError):

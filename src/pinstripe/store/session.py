@@ -56,7 +56,6 @@ class Counters(WriteCounters):
     read_bytes: int = 0
     index_ns: int = 0
     commit_ns: int = 0
-    merged_ns: int = 0
     target_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -231,7 +230,7 @@ class Session(Draft):
         error: BaseException | None = None
         try:
             work()
-        except Exception as raised:
+        except BaseException as raised:  # an interrupt too: the others wait here
             error = raised
         self.team.agree(error)
 
@@ -323,7 +322,8 @@ class Session(Draft):
         )
         scope = np.array([(self._size, self.index.cut, flags)], _SCOPE)
         if self._writer is not None:
-            self._account(self._writer)
+            _add(self.counters, self._writer)
+            self._writer = None  # closed; what it wrote is in the proposal
         all_changes, all_segments, all_scopes = (
             self.team.gather(changes),
             self.team.gather(segments),
@@ -353,19 +353,15 @@ class Session(Draft):
             appends_at=self.size_at_base if self.mode == "a" and self.new_file is None else -1,
         )
 
-    def _account(self, writer: FrameWriter) -> None:
-        for field in dataclasses.fields(WriteCounters):
-            if field.name == "left":
-                self.counters.left.update(writer.counters.left)
-            else:
-                setattr(
-                    self.counters, field.name, getattr(self.counters, field.name) + getattr(writer.counters, field.name)
-                )
-        paths = {target.id: target.path for target in writer.targets}
-        for entry in writer.segments:
-            path = paths[bytes(entry["target"])]
-            self.counters.target_bytes[path] = self.counters.target_bytes.get(path, 0) + int(entry["length"])
-        writer.counters = WriteCounters()
+    def totals(self) -> Counters:
+        """Independent. What this rank did so far, in this transaction and the ones before."""
+        total = dataclasses.replace(
+            self.counters, left=dict(self.counters.left), target_bytes=dict(self.counters.target_bytes)
+        )
+        if self._writer is not None:
+            _add(total, self._writer)
+        total.read_ns, total.read_bytes = self._reader.counters.read_ns, self._reader.counters.bytes
+        return total
 
     def _commit(self, proposal: Proposal) -> None:
         """On the first rank: the commit, a new file's name, tidying."""
@@ -513,6 +509,19 @@ class Session(Draft):
 
 
 # --- opening: what the first rank does --------------------------------------------------------------------------------
+
+
+def _add(total: Counters, writer: FrameWriter) -> None:
+    """Add what a writer did."""
+    for field in dataclasses.fields(WriteCounters):
+        if field.name == "left":
+            total.left.update(writer.counters.left)
+        else:
+            setattr(total, field.name, getattr(total, field.name) + getattr(writer.counters, field.name))
+    paths = {target.id: target.path for target in writer.targets}
+    for entry in writer.segments:
+        path = paths[bytes(entry["target"])]
+        total.target_bytes[path] = total.target_bytes.get(path, 0) + int(entry["length"])
 
 
 def register(store: Store, inode: Inode, path: str, seen: os.stat_result, ranks: int) -> Transaction:
