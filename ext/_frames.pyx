@@ -336,7 +336,7 @@ cdef class Encoder:
         stripes : array of uint64
             Their numbers.
         width : int
-            Bytes of an element: 2, 4 or 8; 1 = bytes, never shuffled; 0 = unknown.
+            Bytes of an element: 2, 4 or 8; 1 = bytes, never shuffled; 16 = 8 twice; 0, or any other = unknown.
 
         Raises
         ------

@@ -258,6 +258,17 @@ static int match(const ps_frame_header *h, const uint8_t *header, const ps_recor
     return 0;
 }
 
+static int check_combination(const ps_frame_header *h, const uint8_t *header, uint64_t *seen)
+{
+    uint64_t crc = 0;
+    for (uint32_t i = 0; i < h->block_count; i++)
+        crc = ps_crc64_combine(crc, ps_frame_block(header, i).crc, block_raw_bytes(h, i));
+    if (crc == h->crc)
+        return 0;
+    *seen = crc;
+    return PS_DAMAGE_HEADER;
+}
+
 static int read_piece(worker *w, const ps_pieces *p, size_t k, uint64_t *seen)
 {
     ps_record r;
@@ -334,6 +345,10 @@ static int read_piece(worker *w, const ps_pieces *p, size_t k, uint64_t *seen)
     else if (checked)
         memcpy(&w->head, header, sizeof w->head);
     if ((bad = match(&w->head, header, &r, p->stripes[k], p->file_id, p->txs + 16 * k, seen)) != 0)
+        return bad;
+
+    /* What S3 and the whole file's checksum are compared with must be of these blocks: so says a read that sees them all. */
+    if (lo == 0 && hi == r.raw_bytes && (bad = check_combination(&w->head, header, seen)) != 0)
         return bad;
 
     uint64_t skip = 0, need = 0; /* stored bytes before, and of, the blocks needed */
@@ -423,6 +438,8 @@ int ps_decode_part(const uint8_t *frame, size_t n, const uint8_t *file_id, const
         if (e.offset > stripe_bytes || e.length > stripe_bytes - e.offset)
             return PS_DAMAGE_LENGTHS;
     }
+    if ((bad = check_combination(&w.head, frame, &seen)) != 0)
+        return bad;
     uint8_t *joined = malloc(w.head.raw_bytes);
     if (joined == NULL)
         return ENOMEM;

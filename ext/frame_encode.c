@@ -274,6 +274,10 @@ int ps_encode(ps_encoder *e, ps_encode_batch *b)
         }
         runs[count++].last = k;
     }
+    if (b->width == 16)
+        b->width = 8; /* a pair: complex128 */
+    else if (b->width != 1 && !ps_shuffle_width_ok(b->width))
+        b->width = 0;
     if (e->learnt.width != b->width)
         e->learnt = (ps_learnt){.width = b->width};
     job j = {.encoder = e, .batch = b, .runs = runs, .run_count = count};
