@@ -75,9 +75,11 @@ def crc64(data, uint64_t crc=0):
     crc : int
         Checksum of the bytes that come before, to go on from.
     """
-    cdef _Bytes src = _Bytes(data)
+    cdef Py_buffer view  # no _Bytes: nothing can fail until it is released, and a short block is not worth an object
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     with nogil:
-        crc = ps_crc64(src.start, src.n, crc)
+        crc = ps_crc64(view.buf, <size_t> view.len, crc)
+    PyBuffer_Release(&view)
     return crc
 
 

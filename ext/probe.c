@@ -10,6 +10,7 @@
 #include "shuffle.h"
 
 #define SAMPLE_BYTES 4096
+#define BOUND(n) ((n) + (n) / 255 + 16) /* LZ4_COMPRESSBOUND: with less room it may give up on what would just fit */
 #define PIECES 4
 #define PIECE_BYTES (SAMPLE_BYTES / PIECES)
 
@@ -21,7 +22,7 @@
 typedef struct {
     uint8_t sample[SAMPLE_BYTES];
     uint8_t shuffled[SAMPLE_BYTES];
-    uint8_t compressed[SAMPLE_BYTES];
+    uint8_t compressed[BOUND(SAMPLE_BYTES)];
     uint32_t frequency[8][256];
     uint64_t state[]; /* LZ4's */
 } workspace;
@@ -82,8 +83,8 @@ static int is_uneven(workspace *w, size_t n)
 
 static size_t compressed_bytes(workspace *w, const uint8_t *bytes, size_t n)
 {
-    int size = ps_lz4.compress(w->state, (const char *)bytes, (char *)w->compressed, (int)n, SAMPLE_BYTES, 1);
-    return size > 0 ? (size_t)size : n;
+    int size = ps_lz4.compress(w->state, (const char *)bytes, (char *)w->compressed, (int)n, (int)sizeof w->compressed, 1);
+    return size > 0 && (size_t)size < n ? (size_t)size : n;
 }
 
 int ps_probe(const uint8_t *block, size_t n, int width_hint, ps_choice *out, void *scratch)

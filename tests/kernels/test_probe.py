@@ -3,7 +3,6 @@
 import base64
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +15,8 @@ from pinstripe.testing import oracle
 
 RAW, LZ4, ZERO = 0, 1, 2
 BYTES = 65_536
-SOURCE = b"".join(
-    path.read_bytes()
-    for path in sorted(Path(kernels.__file__).parents[1].rglob("*.py*"))
-    if path.suffix in (".py", ".pyi")
-)
-TEXT = (b"".join(b"%d %s\n" % (n, SOURCE[37 * n % len(SOURCE) :][:90]) for n in range(2000)))[:BYTES]
+WORDS = [bytes(word) for word in np.random.default_rng(7).integers(97, 123, (4000, 6), np.uint8)]
+TEXT = b" ".join(WORDS[n] for n in np.random.default_rng(8).zipf(1.3, BYTES // 2) if n < len(WORDS))[:BYTES]
 
 
 def noise(count: int = BYTES) -> bytes:
@@ -46,7 +41,7 @@ def stored_bytes(data: bytes, width: int) -> int:
 KINDS: dict[str, tuple[Callable[[], npt.NDArray[np.generic] | bytes], tuple[int, int]]] = {
     "text": (lambda: TEXT, (LZ4, 0)),
     "random": (noise, (RAW, 0)),
-    "compressed": (lambda: zlib.compress(SOURCE * 3 + noise(), 9)[-BYTES:], (RAW, 0)),
+    "compressed": (lambda: zlib.compress(TEXT * 2 + noise(), 9)[-BYTES:], (RAW, 0)),
     "base64 of random": (lambda: base64.b64encode(noise())[:BYTES], (RAW, 0)),
     "zeros": (lambda: bytes(BYTES), (ZERO, 0)),
     "float64 smooth": (lambda: field("f8", 0), (LZ4, 8)),

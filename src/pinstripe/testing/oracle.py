@@ -6,7 +6,8 @@ Same names and meaning as in `pinstripe.kernels`, but buffers are returned, not 
 from collections import Counter
 from collections.abc import Sequence
 
-import lz4.block
+from pinstripe.kernels import lz4_bound
+from pinstripe.kernels import lz4_compress as lz4_compress_kernel
 
 POLYNOMIAL = 0x9A6C9329AC4BC9B5
 ONES = (1 << 64) - 1
@@ -163,7 +164,7 @@ def unshuffle(data: bytes, width: int) -> bytes:
 
 
 def probe(data: bytes, width: int = 0) -> tuple[int, int]:
-    """The codec and the shuffle's width for a block, by a sample; the same decision as the kernel's, byte for byte."""
+    """The codec and the shuffle's width for a block, by a sample; the same decision as the kernel's, for the same LZ4."""
     if not any(data):
         return CODEC_ZERO, 0
     sample = data
@@ -182,8 +183,7 @@ def probe(data: bytes, width: int = 0) -> tuple[int, int]:
 
 
 def _compressed_bytes(data: bytes) -> int:
-    size = len(lz4.block.compress(data, mode="fast", acceleration=1, store_size=False))
-    return size if size <= 4096 else len(data)
+    return min(lz4_compress_kernel(data, bytearray(lz4_bound(len(data)))), len(data))
 
 
 def _is_uneven(sample: bytes) -> bool:
