@@ -1,0 +1,648 @@
+"""CollectiveFile: one file opened by all ranks of a communicator. Both faces, `File` and `OpenFile`, stand on it.
+
+Invariants:
+
+1. Every collective call begins with one agreement and, where it did something that can fail, ends with one. An agreed
+   error ends the call on every rank.
+2. Data that was given and did not reach the store makes the file *broken* on every rank: it is never published.
+3. A rank that leaves a ``with`` block by an exception makes every file that any rank was then in *ended*: calls on it
+   raise that error at once, on every rank, until it is closed; closing discards.
+4. Before a collective write, a change of the size, Sync and Close, what independent calls left in the ranks' caches goes to
+   the stripes' owners, in rank order; then comes the call's own data. So the later call wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from ..errors import ArgumentError, ForkedError, UnsupportedError
+from ..kernels import crc64
+from ..store.opening import open_session
+from ..store.session import Session
+from ..store.team import SERIAL
+from .agree import Agreement, Flag, Operation, Summaries, agree, announce
+from .channel import Channel
+from .exchange import Bytes, Call, Rule
+from .extents import Access
+from .gather import gather
+from .hints import Hints
+from .plan import Ownership, Pattern, classify, edges, find_overlap, shared_reads
+from .rank_error import MPIError, RankError, located
+from .scatter import scatter
+from .stages import Stages
+from .strips import send_strips
+from .team import MPITeam
+
+__all__ = ["CollectiveFile", "Prepared"]
+
+Prepared = tuple[Access, Bytes, int]
+"""What a write needs: where, the packed bytes, the element width."""
+
+_NO_ACCESS = Access.contiguous(0, 0)
+_NO_BYTES = np.zeros(0, np.uint8)
+_EXTENTS_AT_ONCE = 1 << 18
+
+
+class CollectiveFile:
+    """One rank's side of a file that all ranks of a communicator opened.
+
+    Attributes
+    ----------
+    channel : Channel
+    session : Session
+    hints : Hints
+    stages : Stages
+    readable, writable : bool
+    serial : int
+        Number of the file on its channel, the same on all ranks.
+    """
+
+    def __init__(
+        self, channel: Channel, session: Session, hints: Hints, serial: int, *, readable: bool, writable: bool
+    ) -> None:
+        self.channel, self.session, self.hints, self.serial = channel, session, hints, serial
+        self.readable, self.writable = readable, writable
+        self.stages = Stages()
+        self.ownership = Ownership.make(channel.size, hints.options.max_segments)
+        self.closed = False
+        self._pid = os.getpid()
+        self._lock = threading.RLock()  # independent calls may come from several threads
+        self._ended: RankError | None = None
+        self._broken: RankError | None = None
+        self._remembered: BaseException | None = None
+        self._wrote_alone = False
+        channel.register(serial, self)
+
+    @classmethod
+    def open(
+        cls,
+        comm: MPI.Intracomm,
+        path: str | os.PathLike[str],
+        mode: str,
+        make_hints: Callable[[], Hints],
+        *,
+        readable: bool,
+        writable: bool,
+        name_at_open: bool = False,
+        exclusive: bool = False,
+        generation: int | str | None = None,
+    ) -> CollectiveFile:
+        """Collective. Open a file on all ranks; the first rank looks and registers. An error on one rank is raised on all.
+
+        Parameters
+        ----------
+        mode : str
+            A session's: r, r+, w, x, a, c.
+        make_hints : callable
+            Makes the hints; what it raises on one rank is raised on all.
+        """
+        channel = Channel.of(comm)
+        error: BaseException | None = None
+        key = 0
+        try:
+            hints = make_hints()
+            name = os.fspath(path)
+            key = _key(name, mode, hints, exclusive, generation, readable)
+        except BaseException as caught:
+            error = caught
+        agreement = announce(channel, Operation.open, error=error, same=key)
+        if agreement.error is not None:
+            _interrupt(error)
+            raise agreement.error
+        serial = channel.next_serial()
+        team = MPITeam(channel)
+        team.file = serial
+        session: Session | None = None
+        try:
+            session = open_session(
+                name,
+                mode,
+                team=team,
+                options=hints.options,
+                name_at_open=name_at_open,
+                exclusive=exclusive,
+                layout=hints.layout,
+                generation=generation,
+            )
+        except RankError:
+            raise
+        except BaseException as caught:
+            error = caught
+        try:
+            agree(channel, Operation.finish, serial, error)
+        except RankError:
+            if session is not None:
+                session.team = SERIAL  # the others may have no session to discard
+                with contextlib.suppress(Exception):
+                    if session.writable:
+                        session.discard()
+                session.close()
+            raise
+        assert session is not None
+        return cls(channel, session, hints, serial, readable=readable, writable=writable)
+
+    # --- what every call begins and ends with ---
+
+    def check(self) -> None:
+        """Independent. Refuse a closed, ended or forked file, with the same error on all ranks but for the fork."""
+        if os.getpid() != self._pid:
+            raise located(
+                ForkedError(f"{self.session.path}: opened by process {self._pid}; open it anew in this one"),
+                self.rank,
+                self.host,
+            )
+        if self.closed:
+            raise located(MPIError("the file is closed", MPI.ERR_FILE), self.rank, self.host)
+        if self._ended is not None:
+            raise self._ended
+
+    @property
+    def rank(self) -> int:
+        """This rank."""
+        return self.channel.rank
+
+    @property
+    def host(self) -> str:
+        """This rank's host."""
+        return self.channel.hosts[self.rank]
+
+    @property
+    def size(self) -> int:
+        """The file's size in bytes, as this rank knows it."""
+        return self.session.size
+
+    def _enter(
+        self, operation: Operation, error: BaseException | None = None, flags: Flag = Flag.none, **values: int
+    ) -> Summaries:
+        """Collective. Begin a call: raise, on all ranks, what is wrong on any."""
+        agreement = self._begin(operation, error, flags, **values)
+        if agreement.error is not None:
+            _interrupt(error)
+            raise agreement.error
+        return agreement.summaries
+
+    def _begin(self, operation: Operation, error: BaseException | None, flags: Flag, **values: int) -> Agreement:
+        if self._remembered is not None:
+            error, self._remembered = self._remembered, None
+            flags |= Flag.lost
+        if self._wrote_alone:
+            flags |= Flag.leftover
+        return self._announce(operation, error, flags, size=self.session.size, **values)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Collective. End a call whose failure means that data is lost."""
+        self._agree(Operation.finish, error, Flag.lost if error is not None else Flag.none)
+
+    def _agree(self, operation: Operation, error: BaseException | None, flags: Flag, **values: int) -> Summaries:
+        agreement = self._announce(operation, error, flags, **values)
+        if agreement.error is not None:
+            _interrupt(error)
+            raise agreement.error
+        return agreement.summaries
+
+    def _announce(self, operation: Operation, error: BaseException | None, flags: Flag, **values: int) -> Agreement:
+        began = time.perf_counter_ns()
+        agreement = announce(self.channel, operation, self.serial, error, flags, **values)
+        self.stages.agree_ns += time.perf_counter_ns() - began
+        self.stages.agreements += 1
+        if agreement.error is not None:
+            if agreement.lost:
+                self._broken = self._broken or agreement.error
+            if agreement.leaving:
+                self._end_all(agreement.summaries, agreement.error)
+        return agreement
+
+    def _end_all(self, summaries: Summaries, error: RankError) -> None:
+        """Invariant 3: all ranks see the same summaries, so they end the same files."""
+        for serial in np.unique(summaries["file"]).tolist():
+            file = self.channel.file(serial)
+            if file is not None:
+                file._ended = file._ended or error
+
+    @contextlib.contextmanager
+    def _losing(self) -> Any:
+        """An agreed error inside the store or the exchange means that data is lost, on every rank."""
+        try:
+            yield
+        except RankError as error:
+            self._broken = self._broken or error
+            raise
+
+    def _refuse_write(self) -> None:
+        if not self.writable:
+            raise UnsupportedError("the file is open for reading only", path=self.session.path)
+        if self._broken is not None:
+            raise self._broken
+
+    # --- writing ---
+
+    def write_all(self, operation: Operation, prepare: Callable[[], Prepared]) -> None:
+        """Collective. Write what `prepare` gives on each rank; a rank may have nothing. An error on one rank is raised on all.
+
+        Raises
+        ------
+        RankError
+            With ``ArgumentError`` where ranks overlap and the hints forbid it, or where a rank's arguments are wrong: then
+            nothing was written, unless the overlap was found only by a stripe's owner. Any other error leaves the file broken.
+        """
+        self.check()
+        access, data, width = _NO_ACCESS, _NO_BYTES, 0
+        error: BaseException | None = None
+        try:
+            self._refuse_write()
+            access, data, width = prepare()
+            if not access.ordered:
+                raise ArgumentError("the extents of a write must be in file order and must not overlap each other")
+        except BaseException as caught:
+            error = caught
+        summaries = self._enter(
+            operation,
+            error,
+            lo=access.lo,
+            hi=access.hi,
+            nbytes=access.nbytes,
+            extents=access.extent_count,
+            width=width,
+        )
+        spans = summaries["lo"], summaries["hi"], summaries["nbytes"]
+        if self.hints.options.overlap == "error":
+            overlap = find_overlap(*spans)
+            if overlap is not None:
+                raise located(ArgumentError(str(overlap)), overlap.ranks[1], self.channel.hosts[overlap.ranks[1]])
+        with self._losing():
+            self._deliver_leftovers(summaries)
+            self.session.sequence += 1
+            failure: BaseException | None = None
+            try:
+                travelled = self._write(Call(self.channel, self._rule(summaries), summaries, access, self.stages), data)
+            except RankError:
+                raise
+            except BaseException as caught:
+                failure = caught
+            self._finish(failure)
+            self.session.sequence += 1
+            self._grow(summaries)
+            if travelled and self.readable:
+                self.session.settle()
+
+    def _rule(self, summaries: Summaries, overlap: str | None = None) -> Rule:
+        widths = np.unique(summaries["width"][summaries["nbytes"] > 0])
+        layout, hints = self.session.layout, self.hints
+        return Rule(
+            layout.stripe_bytes,
+            hints.options.batch_bytes,
+            layout.block_bytes,
+            self.ownership,
+            overlap or hints.options.overlap,
+            hints.exchange_write != "always" and overlap is None,
+            int(widths[0]) if widths.size == 1 else 0,
+        )
+
+    def _write(self, call: Call, data: Bytes) -> bool:
+        """Write one call's data by its pattern; return whether anything can have left its rank (the same on all ranks)."""
+        pattern = classify(*call.spans)
+        session, lo = self.session, call.access.lo
+        if pattern is Pattern.empty:
+            return False
+        if self.channel.size == 1 and call.access.single and call.rule.in_place:
+            self.stages.contiguous += 1
+            session.write(lo, data, call.rule.width)
+            return False
+        if pattern is Pattern.contiguous and self.ownership.all_own and call.rule.in_place:
+            self.stages.contiguous += 1
+            plan = edges(*call.spans, call.rule.stripe_bytes, self.ownership, self.rank)
+            whole = data[plan.start - lo : plan.stop - lo]
+
+            def write_whole() -> None:
+                session.write(plan.start, whole, call.rule.width)
+                self.stages.stripes_in_place += whole.size // call.rule.stripe_bytes
+
+            send_strips(call, plan, data, session, write_whole)
+            return plan.travelling > 0
+        self.stages.interleaved += 1
+        scatter(call, data, session)
+        return self.channel.size > 1
+
+    def _deliver_leftovers(self, summaries: Summaries) -> None:
+        """Collective. Invariant 4."""
+        if not (summaries["flags"] & Flag.leftover).any():
+            return
+        access, data = _NO_ACCESS, _NO_BYTES
+        error: BaseException | None = None
+        try:
+            if self.channel.size > 1:
+                partial = self.session.take_partial(lambda stripes: self.ownership.owner(stripes) == self.rank)
+                access, data = Access.of_extents(partial.offsets, partial.lengths), partial.data
+        except BaseException as caught:
+            error = caught
+        self._wrote_alone = False
+        self.session.sequence += 1
+        flags = Flag.lost if error is not None else Flag.none
+        theirs = self._agree(
+            Operation.transfer,
+            error,
+            flags,
+            lo=access.lo,
+            hi=access.hi,
+            nbytes=access.nbytes,
+            extents=access.extent_count,
+        )
+        if not theirs["nbytes"].any():
+            return
+        self.stages.leftovers += 1
+        failure: BaseException | None = None
+        try:
+            scatter(Call(self.channel, self._rule(theirs, "higher"), theirs, access, self.stages), data, self.session)
+        except RankError:
+            raise
+        except BaseException as caught:
+            failure = caught
+        self._finish(failure)
+        self._grow(summaries)
+        if self.readable:
+            self.session.settle()
+
+    def _grow(self, summaries: Summaries) -> None:
+        """Learn how far all ranks together have written."""
+        busy = summaries["nbytes"] > 0
+        reach = int(summaries["hi"][busy].max(initial=0))
+        self.session.size = max(self.session.size, reach, int(summaries["size"].max()))
+
+    def write(self, access: Access, data: Bytes, width: int) -> None:
+        """Independent. Write on this rank alone. An I/O error is raised here, and on all ranks at the next collective call."""
+        self.check()
+        try:
+            self._refuse_write()
+            if not access.ordered:
+                raise ArgumentError("the extents of a write must be in file order and must not overlap each other")
+        except Exception as error:
+            raise located(error, self.rank, self.host) from None
+        if not access.nbytes:
+            return
+        try:
+            with self._lock:
+                self._wrote_alone = self.channel.size > 1
+                if access.single:
+                    self.session.write(access.lo, data, width)
+                else:
+                    for start, stop in _portions(access):
+                        offsets, lengths = access.slice(start, stop)
+                        places = start + np.cumsum(lengths) - lengths
+                        self.session.write_extents(offsets, data, places, lengths, width)
+        except Exception as error:
+            self._remembered = self._remembered or error
+            raise located(error, self.rank, self.host) from error
+
+    # --- reading ---
+
+    def read_all(self, operation: Operation, prepare: Callable[[], tuple[Access, Bytes]]) -> int:
+        """Collective. Read what `prepare` asks for on each rank; a rank may want nothing. An error on one rank is raised on all.
+
+        Returns
+        -------
+        int
+            Bytes read on this rank; less than asked at the end of the file.
+        """
+        self.check()
+        access, out = _NO_ACCESS, _NO_BYTES
+        count = 0
+        error: BaseException | None = None
+        try:
+            self._refuse_read()
+            access, out = prepare()
+            count = access.readable(self.session.size)
+            access = access.head(count)
+        except BaseException as caught:
+            error = caught
+        summaries = self._enter(
+            operation,
+            error,
+            Flag.none if access.ordered else Flag.unordered,
+            lo=access.lo,
+            hi=access.hi,
+            nbytes=access.nbytes,
+            extents=access.extent_count,
+            touched=access.touched(self.session.layout.block_bytes),
+        )
+        failure: BaseException | None = None
+        try:
+            if self._owners_read(summaries):
+                self.stages.shared_reads += 1
+                gather(Call(self.channel, self._rule(summaries), summaries, access, self.stages), out, self.session)
+            else:
+                self.stages.direct_reads += 1
+                self._read(access, out)
+        except RankError:
+            raise
+        except BaseException as caught:
+            failure = caught
+        self._agree(Operation.finish, failure, Flag.none)
+        return count
+
+    def _owners_read(self, summaries: Summaries) -> bool:
+        """Choose how a collective read is done. What a rank wrote alone only it can read, so then it does."""
+        flags = summaries["flags"]
+        if self.channel.size == 1 or (flags & (Flag.unordered | Flag.leftover)).any():
+            return False
+        if self.hints.exchange_read != "auto":
+            return self.hints.exchange_read == "always" and bool(summaries["nbytes"].any())
+        return shared_reads(summaries["lo"], summaries["hi"], summaries["nbytes"], summaries["touched"])
+
+    def _refuse_read(self) -> None:
+        if not self.readable:
+            raise UnsupportedError("the file is open for writing only", path=self.session.path)
+
+    def _read(self, access: Access, out: Bytes) -> None:
+        if not access.nbytes:
+            return
+        if access.single:
+            self.session.read_into(access.lo, out[: access.nbytes])
+            return
+        for start, stop in _portions(access):
+            offsets, lengths = access.slice(start, stop)
+            self.session.read_pieces(offsets, lengths, out, start + np.cumsum(lengths) - lengths)
+
+    def read(self, access: Access, out: Bytes) -> int:
+        """Independent. Read on this rank alone; returns the bytes read. An error is raised here only: nothing is lost by it."""
+        self.check()
+        try:
+            self._refuse_read()
+            with self._lock:
+                count = access.readable(self.session.size)
+                self._read(access.head(count), out)
+        except Exception as error:
+            raise located(error, self.rank, self.host) from error
+        return count
+
+    # --- size, sync, end ---
+
+    def resize(self, operation: Operation, size: int, *, grow_only: bool = False) -> None:
+        """Collective. Set the size, the same on all ranks; an error on one rank is raised on all and leaves the file broken."""
+        self.check()
+        error: BaseException | None = None
+        try:
+            self._refuse_write()
+            if size < 0:
+                raise ArgumentError(f"size={size}: must be 0 or more")
+        except BaseException as caught:
+            error = caught
+        summaries = self._enter(operation, error, same=size)
+        with self._losing():
+            self._deliver_leftovers(summaries)
+            self._grow(summaries)
+            present = self.session.size
+            if size == present or (grow_only and size < present):
+                return
+            if size < present:
+                self.session.settle()  # who rewrites the last stripe must know its newest bytes
+            self.session.sequence += 1
+            failure: BaseException | None = None
+            try:
+                self.session.resize(size)
+            except BaseException as caught:
+                failure = caught
+            self._finish(failure)
+            self.session.sequence += 1
+            if self.readable and size < present:
+                self.session.settle()
+
+    def agree_on(self, operation: Operation, prepare: Callable[[], None]) -> None:
+        """Collective. Do something local on every rank; an error on one is raised on all."""
+        self.check()
+        error: BaseException | None = None
+        try:
+            prepare()
+        except BaseException as caught:
+            error = caught
+        self._enter(operation, error)
+
+    def set_hints(self, change: Callable[[Hints], Hints]) -> None:
+        """Collective. Change the hints, alike on all ranks; an error on one rank is raised on all, and none changes."""
+        self.check()
+        error: BaseException | None = None
+        made = self.hints
+        try:
+            made = change(self.hints)
+        except BaseException as caught:
+            error = caught
+        self._enter(Operation.set_info, error, same=crc64(repr(made).encode()) >> 1)
+        self.hints = made
+
+    def sync(self) -> int:
+        """Collective. Publish what all ranks wrote as a new generation; nothing changed = the present one.
+
+        An error on one rank is raised on all; nothing is published then, and the file is broken.
+        """
+        self.check()
+        error: BaseException | None = None
+        try:
+            if self._broken is not None:
+                raise self._broken
+        except BaseException as caught:
+            error = caught
+        summaries = self._enter(Operation.sync, error)
+        if not self.writable:
+            return self.session.generation
+        with self._losing():
+            self._deliver_leftovers(summaries)
+            self._grow(summaries)
+            return self.session.publish()
+
+    def close(self) -> None:
+        """Collective. Publish and close. An error on one rank is raised on all; then nothing is published, and the file is closed.
+
+        A broken or ended file is discarded, and its error raised again. A closed file stays closed; in a forked child
+        nothing happens.
+        """
+        if self.closed or os.getpid() != self._pid:
+            return
+        if self._ended is not None:
+            error = self._ended
+            self.leave(None)
+            raise error
+        agreement = self._begin(Operation.close, self._broken, Flag.none)
+        if agreement.error is not None:
+            if agreement.leaving:
+                self.leave(None)
+            elif agreement.matched:
+                self._discard()
+            raise agreement.error
+        summaries = agreement.summaries
+        if not self.writable:
+            self._end()
+            return
+        try:
+            with self._losing():
+                self._deliver_leftovers(summaries)
+                self._grow(summaries)
+                self.session.publish(final=True)
+        except RankError:
+            self._discard()
+            raise
+        self._end()
+
+    def leave(self, error: BaseException | None) -> None:
+        """Collective. Discard and close. With an error, every rank that is in another call raises it there.
+
+        Returns when all ranks are here. The error itself is not raised here.
+        """
+        if self.closed or os.getpid() != self._pid:
+            return
+        flags = Flag.leaving if error is not None else Flag.none
+        while True:
+            agreement = announce(self.channel, Operation.discard, self.serial, error, flags)
+            if agreement.matched:
+                break
+            if agreement.error is not None:
+                self._end_all(agreement.summaries, agreement.error)
+            if (agreement.summaries["operation"] == Operation.discard).all():
+                self._end()  # each leaves another file: they cannot be left together
+                return
+        self._discard()
+
+    def _discard(self) -> None:
+        try:
+            if self.writable:
+                self.session.discard()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        self.closed = True
+        self.session.close()
+
+    def forget(self) -> None:
+        """Independent. Give up an object that is collected unclosed: nothing is published, whatever the others do."""
+        if self.closed or os.getpid() != self._pid:
+            return
+        self.session.team = SERIAL
+        with contextlib.suppress(Exception):
+            if self.writable:
+                self.session.discard()
+        self._end()
+
+
+def _portions(access: Access) -> list[tuple[int, int]]:
+    """Cut an access into portions of a bounded number of extents."""
+    count = max(1, -(-access.extent_count // _EXTENTS_AT_ONCE))
+    step = -(-access.nbytes // count)
+    return [(start, min(access.nbytes, start + step)) for start in range(0, access.nbytes, step)]
+
+
+def _key(name: str, mode: str, hints: Hints, exclusive: bool, generation: int | str | None, readable: bool) -> int:
+    text = repr((name, mode, hints, exclusive, generation, readable)).encode()
+    return crc64(text) >> 1  # fits a signed integer
+
+
+def _interrupt(error: BaseException | None) -> None:
+    """An interrupt or exit stays itself on the rank where it arose; the others have been told by then."""
+    if error is not None and not isinstance(error, Exception):
+        raise error
