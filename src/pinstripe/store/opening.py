@@ -24,7 +24,7 @@ from .generation import Generation, list_numbers, newest_durable, read_header
 from .inode_file import read_inode
 from .newfile import access_of
 from .place import Place, locate
-from .session import Session, base_of, register
+from .session import MovedError, Session, base_of, register
 from .store import Store
 from .team import SERIAL, Team
 from .transaction import Transaction
@@ -34,6 +34,10 @@ __all__ = ["MODES", "open_session"]
 
 MODES = ("r", "r+", "w", "x", "a", "c")
 """As `open`'s; ``c`` is ``r+`` of a file that is made when it is not there."""
+
+
+LOOKS = 100
+"""How often a name that others move meanwhile is looked at again."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,18 +140,28 @@ def _open_first(
         raise ArgumentError(f"mode={mode!r}: choose one of {', '.join(MODES)}")
     if generation is not None and mode != "r":
         raise ArgumentError("an older generation can only be read: mode='r'")
-    place = locate(path)
-    if mode != "r":
-        place.store.check_writable()
-    try:
-        inode, seen = read_inode(place.path)
-    except FileNotFoundError:
-        if mode in ("r", "r+") or not place.name:
-            raise
-        return _open_new(place, mode, team, options, name_at_open, layout)
-    if mode == "x":
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place.path)
-    return _open_existing(place, inode, seen, mode, team, options, exclusive, generation)
+    for _ in range(LOOKS):
+        place = locate(path)
+        if mode != "r":
+            place.store.check_writable()
+        try:
+            inode, seen = read_inode(place.path)
+        except FileNotFoundError:
+            if mode in ("r", "r+") or not place.name:
+                raise
+            try:
+                return _open_new(place, mode, team, options, name_at_open, layout)
+            except FileExistsError:  # named at open, and another was first
+                if mode == "x":
+                    raise
+                continue
+        if mode == "x":
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place.path)
+        try:
+            return _open_existing(place, inode, seen, mode, team, options, exclusive, generation)
+        except MovedError:
+            continue
+    raise MovedError(errno.ENOENT, "the name leads to another file whenever it is opened", os.fspath(path))
 
 
 def _open_existing(

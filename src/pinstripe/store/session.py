@@ -37,7 +37,7 @@ from .team import Team
 from .transaction import Transaction
 from .writer import FrameWriter, WriteCounters
 
-__all__ = ["Counters", "Session", "base_of", "register"]
+__all__ = ["Counters", "MovedError", "Session", "base_of", "register"]
 
 logger = logging.getLogger("pinstripe")
 
@@ -511,6 +511,10 @@ class Session(Draft):
 # --- opening: what the first rank does --------------------------------------------------------------------------------
 
 
+class MovedError(FileNotFoundError):
+    """The name led to another file, or to none, before the transaction stood; who opens looks again."""
+
+
 def _add(total: Counters, writer: FrameWriter) -> None:
     """Add what a writer did."""
     for field in dataclasses.fields(WriteCounters):
@@ -532,7 +536,7 @@ def register(store: Store, inode: Inode, path: str, seen: os.stat_result, ranks:
         try:
             now = os.fstat(fd)
             if (now.st_dev, now.st_ino) != (seen.st_dev, seen.st_ino):
-                raise FileNotFoundError(errno.ENOENT, "the file was replaced while it was opened", path)
+                raise MovedError(errno.ENOENT, "the file was replaced while it was opened", path)
             link_opened_inode(store, inode.file_id, path, fd)
         finally:
             os.close(fd)
@@ -543,7 +547,7 @@ def register(store: Store, inode: Inode, path: str, seen: os.stat_result, ranks:
     try:
         kept = os.stat(os.path.join(tx.directory, "inode"))
         if (kept.st_dev, kept.st_ino) != (seen.st_dev, seen.st_ino) or kept.st_nlink < 2:
-            raise FileNotFoundError(errno.ENOENT, "the file was removed or replaced while it was opened", path)
+            raise MovedError(errno.ENOENT, "the file was removed or replaced while it was opened", path)
     except BaseException:
         tx.discard()
         raise
