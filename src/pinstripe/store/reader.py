@@ -242,6 +242,15 @@ class FrameReader:
                         return target.open_segment(self.file_id, name)
                     except (FileNotFoundError, TargetError):
                         continue
+            scope = next((e.scope for e in self.store.superblock.targets if e.id == target_id), "shared")
+            if scope == "node":
+                raise TargetError(
+                    f"segment {name} lies on another node's {self._target_path(target_id)}: read it on the node that wrote it, "
+                    "or copy the file to shared targets there with `pinstripe cp`",
+                    path=self.path,
+                    code=errno.EREMOTE,
+                    target=self._target_path(target_id),
+                )
             if manifest and not os.path.exists(manifest):
                 raise StaleError("the generation that is being read was collected", path=self.path)
             if missing is not None:
