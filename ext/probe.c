@@ -22,6 +22,7 @@
 typedef struct {
     uint8_t sample[SAMPLE_BYTES];
     uint8_t shuffled[SAMPLE_BYTES];
+    uint8_t apart[SAMPLE_BYTES / 2]; /* the output half a page away from the inputs: see ps_copy_bytes, LZ4 uses memcpy */
     uint8_t compressed[BOUND(SAMPLE_BYTES)];
     uint32_t frequency[8][256];
     uint64_t state[]; /* LZ4's */
