@@ -25,12 +25,15 @@ def striped_targets(count: int, stripe_count: int, first: int) -> list[int]:
 def spread(targets: Sequence[int], rank: int, ranks: int, max_segments: int) -> list[int]:
     """Choose which of a file's targets one rank writes to, so that the job keeps at most `max_segments` open.
 
-    A rank spreads over ``clamp(max_segments / ranks, 1, all)`` targets; its first is ``rank mod all``, so that ranks start on different ones.
+    A rank spreads over ``clamp(max_segments / ranks, 1, all)`` targets: over all of them in the file's order, so that every rank gives a stripe
+    the same home; or, where it may have only some, over the next ones in turn.
     """
     if not targets:
         return []
     width = max(1, min(len(targets), max_segments // max(ranks, 1)))
-    return [targets[(rank + k) % len(targets)] for k in range(width)]
+    if width == len(targets):
+        return list(targets)
+    return [targets[(rank * width + k) % len(targets)] for k in range(width)]
 
 
 def homes(stripes: npt.NDArray[np.uint64], targets: Sequence[int]) -> npt.NDArray[np.int64]:
