@@ -16,10 +16,12 @@ has one that another name leads to            a new file with the same content
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 import stat as stat_module
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from ..errors import DamageError, NamespaceError
@@ -28,6 +30,7 @@ from ..options import Options
 from .attributes import chmod, chown, utime
 from .fresh import fsync_directory, link_descriptor
 from .inode_file import is_original, open_inode, read_descriptor
+from .listing import walk
 from .namespace import replace
 from .opening import open_session
 from .place import AnyPath, Place, locate
@@ -84,9 +87,48 @@ def adopt(path: AnyPath) -> str:
     return "copied"
 
 
-def adopt_store(store: Store) -> None:
-    """Declare that a copied or restored store stands here now, and may be written. Its names are adopted one by one."""
-    publish_place(store.meta)
+def adopt_store(store: Store, *, onerror: Callable[[OSError], object] | None = None) -> Iterator[tuple[str, str]]:
+    """Declare that a copied or restored store stands here now, and make its names whole.
+
+    The store it was copied from must not be used any more: both would collect from the same targets. The names come first,
+    so that no collector takes them for removed ones; if one cannot be made whole, the declaration is withheld.
+
+    Yields
+    ------
+    path, what : str
+        Each name that was not whole, and what `adopt` did to it.
+
+    Raises
+    ------
+    OSError
+        What went wrong with a name, unless `onerror` takes it.
+    """
+    names = [path for path in _files(store.root) if not is_whole(path)]
+    later = []
+    failed = False
+    for path in names:
+        try:
+            yield path, adopt(path)
+        except OSError as error:
+            if store.is_copy and error.errno == errno.EROFS:
+                later.append(path)  # it is to be copied, which only a store that may be written can
+                continue
+            failed = True
+            if onerror is None:
+                raise
+            onerror(error)
+    if failed:
+        return
+    if store.is_copy:
+        publish_place(store.meta)
+    for path in later:
+        yield path, adopt(path)
+
+
+def _files(top: str) -> Iterator[str]:
+    for directory, _, files in walk(top):
+        for name in sorted(files):
+            yield os.path.join(directory, name)
 
 
 def _link(place: Place, inode: Inode, held: str, seen: os.stat_result) -> None:

@@ -227,12 +227,13 @@ def _stat_at(place: Place) -> os.stat_result:
         return seen
     inode, seen, head = head_of(place)
     try:
-        return _as_file(seen, head, inode)
+        return stat_of(seen, head, inode)
     finally:
         head.close()
 
 
-def _as_file(seen: os.stat_result, head: Generation, inode: Inode) -> os.stat_result:
+def stat_of(seen: os.stat_result, head: Generation, inode: Inode) -> os.stat_result:
+    """Make the attributes that `stat` returns out of the kernel's and a generation."""
     values: list[Any] = list(seen)
     values[3], values[6] = 1, head.size  # st_nlink, st_size
     named = {name: getattr(seen, name) for name in dir(seen) if name.startswith("st_")}

@@ -1,0 +1,5 @@
+"""`python -m pinstripe`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,45 @@
+"""Ranks: whether a launcher started us, and the Team of those it started."""
+
+from __future__ import annotations
+
+import os
+
+from ..errors import ArgumentError
+from ..store.team import SERIAL, Team
+
+__all__ = ["is_launched", "make_team", "rank"]
+
+_LAUNCHED = ("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_SIZE")
+_RANKS = ("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
+
+
+def is_launched() -> bool:
+    """Tell whether an MPI launcher started this process."""
+    return any(name in os.environ for name in _LAUNCHED)
+
+
+def rank() -> int:
+    """Return this process's number as the launcher gave it; 0 without one. Needs no MPI."""
+    for name in _RANKS:
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 0
+
+
+def make_team() -> Team:
+    """Return the Team of all ranks if a launcher started us, else the one of this process. Only then is mpi4py imported.
+
+    Raises
+    ------
+    ArgumentError
+        A launcher started us, and mpi4py is not installed.
+    """
+    if not is_launched():
+        return SERIAL
+    try:
+        from ..mpi.channel import Channel  # here, for it starts MPI
+        from ..mpi.team import MPI, MPITeam  # type: ignore[attr-defined]
+    except ImportError as error:
+        raise ArgumentError(f"a launcher started this process, but MPI cannot be used: {error}") from error
+    team: Team = MPITeam(Channel.of(MPI.COMM_WORLD))
+    return team
