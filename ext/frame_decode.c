@@ -85,7 +85,7 @@ static int read_into(int fd, uint8_t *dst, size_t n, uint64_t offset, uint64_t *
 static int aliases(const uint8_t *dst, uint64_t offset)
 {
     uint32_t behind = ((uint32_t)(uintptr_t)dst - (uint32_t)offset) % PAGE;
-    return behind >= 1 && behind <= 96;
+    return behind >= 1 && behind < 32;
 }
 
 /* --- blocks ---------------------------------------------------------------------------------------------------------- */
