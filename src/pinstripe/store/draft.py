@@ -409,20 +409,10 @@ class Draft(abc.ABC):
         """Bring a spilled stripe back into the cache, under what was written since."""
         newer = self.cache.pop(stripe)
         for record, extents, sequence in self._parts.pop(stripe):
-            lengths = extents[:, 1] - extents[:, 0]
-            data = np.empty(int(lengths.sum()), np.uint8)
-            one = np.array([stripe], np.uint64)
-            self._reader.read(
-                record,
-                self.index.segments,
-                one,
-                np.zeros(1, np.int64),
-                np.array([len(data)], np.int64),
-                data,
-                np.zeros(1, np.int64),
-            )
-            places = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-            self.cache.write(stripe, extents[:, 0].copy(), data, places, lengths, sequence)
+            whole = np.zeros(self.layout.stripe_bytes, np.uint8)
+            self._reader.read_part(record[0], self.index.segments, stripe, whole)
+            starts, lengths = extents[:, 0].copy(), extents[:, 1] - extents[:, 0]
+            self.cache.write(stripe, starts, whole, starts, lengths, sequence)
         if newer is not None:
             for sequence, extents in newer.layers:
                 starts, lengths = extents[:, 0].copy(), extents[:, 1] - extents[:, 0]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..errors import DamageError, StaleError, TargetError
 from ..format.segment import segment_name
-from ..kernels import DAMAGE, decode_frames, read_frames
+from ..kernels import DAMAGE, decode_frames, decode_part, read_frames
 from ..targets.contract import Segment
 
 if TYPE_CHECKING:
@@ -154,6 +154,25 @@ class FrameReader:
         decode_frames(frames, records, stripes, first, count, out, out_offsets, self.file_id, txs, status, seen)
         status[errors != 0] = errors[errors != 0]
         return int(np.count_nonzero(status))
+
+    def read_part(self, record: Any, segments: Array, stripe: int, out: Any) -> None:
+        """Read a part, which no manifest names, and scatter its extents into `out`, a stripe.
+
+        Raises
+        ------
+        DamageError
+            It does not verify; `out` is as it was.
+        """
+        key = _key(segments[int(record["segment"]) - 1])
+        segment = self._open(key, "")
+        try:
+            frame = segment.read_at(int(record["offset"]), int(record["frame_bytes"]))
+        finally:
+            self._done([key])
+        status, found, _ = decode_part(frame, out, self.file_id, key[1])
+        if status or found != stripe:
+            one = np.array([record], record.dtype)
+            self._raise(one, segments, np.array([stripe]), np.array([status or -3]), np.array([found]))
 
     def _fetch(
         self, records: Array, slots: Array, opened: dict[int, Segment]
