@@ -110,7 +110,7 @@ def test_a_bug_is_not_taken_for_a_failure() -> None:
 
 
 def python(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    names = ("PATH", "HOME", "LD_LIBRARY_PATH")
+    names = ("PATH", "HOME", "LD_LIBRARY_PATH", "PYTHONPATH")
     env = {name: os.environ[name] for name in names if name in os.environ} | environ
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=env, timeout=60, check=False)
 

@@ -4,6 +4,7 @@ import errno
 import os
 import secrets
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -524,6 +525,37 @@ class TestAttributes:
         assert stat.S_IMODE(os.stat("other").st_mode) == 0o640
         ns.removexattr("file", "user.note")
         assert ns.listxattr("file") == []
+
+    def test_an_owner_who_took_his_own_rights_can_give_them_back(self, store: Store, make: Make) -> None:
+        made = make("file", held=True)
+        ns.chmod("file", 0)
+        assert stat.S_IMODE(os.stat("file").st_mode) == 0
+        assert stat.S_IMODE(os.stat(store.file_directory(made.file_id)).st_mode) == 0o300
+        ns.chmod("file", 0o640)
+        assert stat.S_IMODE(os.stat(store.file_directory(made.file_id)).st_mode) == 0o750
+
+    def test_an_acl_is_followed_by_what_holds_the_data(self, store: Store, make: Make) -> None:
+        made = make("file", held=True)
+        entries = [
+            (1, 6, -1),
+            (2, 4, 4321),
+            (4, 0, -1),
+            (0x10, 4, -1),
+            (0x20, 0, -1),
+        ]  # u::rw- u:4321:r-- g::--- m::r-- o::---
+        acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+        try:
+            ns.setxattr("file", "system.posix_acl_access", acl)
+        except OSError as error:
+            pytest.skip(f"the file system here has no ACLs: {error}")
+        held = os.getxattr(store.file_directory(made.file_id), "system.posix_acl_access")
+        found = [(tag, bits, who) for tag, bits, who in struct.iter_unpack("<HHi", held[4:])]
+        assert found == [(1, 7, -1), (2, 5, 4321), (4, 0, -1), (0x10, 5, -1), (0x20, 0, -1)]
+        ns.chmod("file", 0o600)
+        held = os.getxattr(store.file_directory(made.file_id), "system.posix_acl_access")
+        assert [bits for _, bits, _ in struct.iter_unpack("<HHi", held[4:])] == [7, 5, 0, 0, 0]
+        ns.removexattr("file", "system.posix_acl_access")
+        assert os.listxattr(store.file_directory(made.file_id)) == []
 
     def test_a_missing_target_is_told_after_the_rest_is_done(self, store: Store, make: Make, tmp_path: Path) -> None:
         make("file", held=True)
