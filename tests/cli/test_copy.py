@@ -211,6 +211,13 @@ def test_a_directory_needs_r_and_a_missing_file_fails_alone(run: Run, store: Sto
     assert run("ls", "s") == "x\n"
 
 
+def test_a_directory_in_a_group_directory_stays_the_groups(run: Run, write: Write) -> None:
+    run("create", "s", "--target", "t0", "--mode", "2775")
+    write("src/a/x")
+    run("cp", "-r", "src", "s/")
+    assert os.stat("s/src/a").st_mode & 0o2000
+
+
 def test_without_r_a_link_is_followed(run: Run, store: Store, tree: None) -> None:
     run("cp", "src/link", "s/")
     assert content("s/link") == b"x" * 100

@@ -361,6 +361,28 @@ class TestMakeAndRemove:
         assert os.path.isdir(store.file_directory(kept.file_id))
         assert not os.path.exists(store.file_directory(gone.file_id))
 
+    def test_removetree_syncs_once_a_directory_before_it_collects(
+        self, store: Store, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        os.mkdir("a")
+        made = [make(f"a/{number}", held=True) for number in range(5)]
+        told: list[str] = []
+        sync, collect = ns.fsync_directory, ns.collect_removed
+
+        def synced(path: str) -> None:
+            told.append("sync")
+            sync(path)
+
+        def collected(store: Store, file_id: bytes) -> None:
+            told.append("collect")
+            collect(store, file_id)
+
+        monkeypatch.setattr(ns, "fsync_directory", synced)
+        monkeypatch.setattr(ns, "collect_removed", collected)
+        ns.removetree("a")
+        assert told == ["sync", *["collect"] * 5, "sync"]
+        assert not any(os.path.exists(store.file_directory(inode.file_id)) for inode in made)
+
 
 class TestRename:
     def test_a_file_keeps_its_id(self, store: Store, make: Make) -> None:

@@ -235,6 +235,17 @@ class TestTargets:
         assert caught.value.target == f"{tmp_path}/t1"
         assert str(store.missing_error(entry)) == str(caught.value)
 
+    def test_a_target_that_comes_back_is_seen_by_who_looks_again(
+        self, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        found = Store.find(store.root)
+        (tmp_path / "t1").rename(tmp_path / "away")
+        found.reload()
+        assert len(Store.find(store.root).missing) == 1
+        (tmp_path / "away").rename(tmp_path / "t1")
+        monkeypatch.setattr("pinstripe.store.store._LOOK_AGAIN_S", 0.0)
+        assert Store.find(store.root).missing == ()
+
     def test_an_empty_directory_in_a_targets_place_is_missing_not_empty(self, store: Store, tmp_path: Path) -> None:
         (tmp_path / "t1").rename(tmp_path / "away")
         (tmp_path / "t1").mkdir()

@@ -138,9 +138,14 @@ class _Copy:
                     self.failures.add(in_one_line(error), exit_code(error))
         sizes = [item.size for item in alone]
         most = max(sizes, default=0) + 1
-        for share in deal(sizes, self.team.size, most)[self.team.rank]:
-            with self.failures:
-                self._copy_alone(alone[share.file])
+        unforeseen: BaseException | None = None
+        try:
+            for share in deal(sizes, self.team.size, most)[self.team.rank]:
+                with self.failures:
+                    self._copy_alone(alone[share.file])
+        except Exception as raised:
+            unforeseen = raised
+        self.team.agree(unforeseen)
 
     def _copy_alone(self, item: Item) -> None:
         with _opened(item) as source:
@@ -323,7 +328,8 @@ def _give_attributes(item: Item, preserve: bool, mode: int | None) -> None:
         except PermissionError:  # as cp: without its owner a file is no longer set-id
             mode &= 0o1777
     elif mode is not None:
-        mode &= 0o1777
+        # Set-id bits are a program's; but a directory has its group's bit from the one it was made in, and hands it on.
+        mode = mode & 0o1777 | (os.lstat(side.real(path)).st_mode & 0o2000 if side.isdir(path) else 0)
     if mode is not None and not is_link and side.lstat(path).st_mode & 0o7777 != mode:
         side.chmod(path, mode)
     if preserve:

@@ -140,15 +140,11 @@ def remove(path: AnyPath) -> None:
     stays until they end; what may not be freed by this user is left to the owner's `gc`.
     """
     place = locate(path, follow=False)
-    mode = os.lstat(place.path).st_mode
-    if stat_module.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), place.path)
     place.store.check_writable()
-    removed = read_any_inode(place) if stat_module.S_ISREG(mode) else None
-    os.unlink(place.path)
+    removed = _unlink(place)
     fsync_directory(place.directory)
     if removed is not None:
-        collect_removed(place.store, removed.file_id)
+        collect_removed(place.store, removed)
 
 
 unlink = remove
@@ -198,19 +194,38 @@ def removetree(path: AnyPath, *, onremove: Callable[[str], object] | None = None
         Called with the path of each file or directory that is gone.
     """
     top = os.fsdecode(path)
+    told = onremove or (lambda path: None)
+    place = locate(top)
+    place.store.check_writable()
     with scandir(top) as entries:
         names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
-    for name, is_directory in names:
-        below = os.path.join(top, name)
-        if is_directory:
-            removetree(below, onremove=onremove)
-        else:
-            remove(below)
-            if onremove is not None:
-                onremove(below)
+    removed: list[bytes] = []
+    try:
+        for name, is_directory in names:
+            below = os.path.join(top, name)
+            if is_directory:
+                removetree(below, onremove=onremove)
+            else:
+                file_id = _unlink(Place(place.store, f"{place.path}/{name}", place.path, name))
+                if file_id is not None:
+                    removed.append(file_id)
+                told(below)
+    finally:
+        fsync_directory(place.path)  # once for all names of a directory
+        for file_id in removed:
+            collect_removed(place.store, file_id)
     rmdir(top)
-    if onremove is not None:
-        onremove(top)
+    told(top)
+
+
+def _unlink(place: Place) -> bytes | None:
+    """Remove a name, and return the id that it led to, if it is a file of ours that can be read."""
+    mode = os.lstat(place.path).st_mode
+    if stat_module.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), place.path)
+    inode = read_any_inode(place) if stat_module.S_ISREG(mode) else None
+    os.unlink(place.path)
+    return None if inode is None else inode.file_id
 
 
 def _make_file_durable(place: Place) -> None:

@@ -9,6 +9,7 @@ import os
 import secrets
 import stat
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -34,6 +35,7 @@ META = ".pinstripe"
 RESERVED = ".pinstripe"  # names that begin so are ours: hidden from listings and refused in paths
 _REVISE_TRIES = 64
 _PLACE = "place"
+_LOOK_AGAIN_S = 1.0
 
 _opened: dict[str, Store] = {}
 _opened_lock = threading.Lock()
@@ -114,6 +116,8 @@ class Store:
             store = _opened.get(root)
         if store is not None:
             if store._signature == store._sign():
+                if store.missing and time.monotonic() - store._looked > _LOOK_AGAIN_S:
+                    store.reload()  # a disk that was mounted meanwhile
                 return store
             # Revised by somebody, or another store in its place: an inode number is no proof, it may be used again.
             if read_superblock(store.meta).store_id == store.id:
@@ -146,7 +150,7 @@ class Store:
         below = self.root + os.sep
         paths = (self.target_path(entry) for entry in superblock.targets)
         with self._lock:
-            self._signature = signature
+            self._signature, self._looked = signature, time.monotonic()
             self.superblock = superblock
             self.id = superblock.store_id
             self.layout = superblock.layout
