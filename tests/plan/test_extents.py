@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -50,7 +52,9 @@ def test_placed_instances_lie_one_extent_apart(tile: Typemap, blocks: list[tuple
 
 
 def test_a_subarray_holds_the_elements_that_numpy_selects() -> None:
-    whole = np.arange(4 * 5 * 6 * 8, dtype=np.int64).reshape(4, 5, 6, 8)  # bytes of a (4, 5, 6) array of 8-byte elements
+    whole = np.arange(4 * 5 * 6 * 8, dtype=np.int64).reshape(
+        4, 5, 6, 8
+    )  # bytes of a (4, 5, 6) array of 8-byte elements
     made = Typemap.basic(8).subarray([4, 5, 6], [2, 3, 6], [1, 2, 0])
     assert map_bytes(made) == whole[1:3, 2:5].reshape(-1).tolist()
     assert made.offsets.size == 2  # full rows of the last two dimensions join
@@ -82,7 +86,7 @@ def test_an_access_is_the_views_bytes(tile: Typemap, base: int, start: int, nbyt
     access = Access.through(tile, base, start, nbytes)
     want = view_bytes(tile, base, start, nbytes)
     assert bytes_of(*access.slice(0, nbytes)) == want
-    assert access.ordered == all(a < b for a, b in zip(want, want[1:], strict=False))
+    assert access.ordered == all(a < b for a, b in itertools.pairwise(want))
     assert (access.lo, access.hi) == ((min(want), max(want) + 1) if want else (0, 0))
     first = data.draw(st.integers(0, nbytes))
     last = data.draw(st.integers(first, nbytes))
@@ -107,7 +111,7 @@ def test_an_access_that_goes_back_is_not_ordered(tile: Typemap, start: int, nbyt
     want = view_bytes(tile, 0, start, nbytes)
     assert bytes_of(*access.slice(0, nbytes)) == want
     if access.ordered:  # it may be called unordered for what it does not reach of its tile
-        assert all(a < b for a, b in zip(want, want[1:], strict=False))
+        assert all(a < b for a, b in itertools.pairwise(want))
     assert (access.lo, access.hi) == (min(want), max(want) + 1)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,9 +79,15 @@ def test_a_contiguous_write_places_every_byte_once(lengths: list[int], start: in
     assert sorted(seen) == list(range(start, at))
     for rank, one in enumerate(plans):  # what is sent is expected, in the same order
         for other, two in enumerate(plans):
-            sent = [(o, n) for p, o, n in zip(one.sends.peers, one.sends.offsets, one.sends.lengths, strict=True) if p == other]
+            sent = [
+                (o, n)
+                for p, o, n in zip(one.sends.peers, one.sends.offsets, one.sends.lengths, strict=True)
+                if p == other
+            ]
             due = [
-                (o, n) for p, o, n in zip(two.receives.peers, two.receives.offsets, two.receives.lengths, strict=True) if p == rank
+                (o, n)
+                for p, o, n in zip(two.receives.peers, two.receives.offsets, two.receives.lengths, strict=True)
+                if p == rank
             ]
             assert sent == due
     assert plans[0].travelling == sum(len(one.sends.peers) for one in plans)
@@ -98,7 +106,11 @@ def test_merged_intervals_are_the_union(pieces: list[tuple[int, int]], gap: int)
         assert set(covered) == union
 
 
-@given(st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 500)), min_size=1, max_size=5), st.integers(1, 3), st.integers(8, 200))
+@given(
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 500)), min_size=1, max_size=5),
+    st.integers(1, 3),
+    st.integers(8, 200),
+)
 def test_rounds_cover_every_stripe_once_and_are_balanced(pieces: list[tuple[int, int]], most: int, batch: int) -> None:
     ranges = [(start, start + length) for start, length in pieces]
     lo, hi, nbytes = spans(ranges)
@@ -112,7 +124,7 @@ def test_rounds_cover_every_stripe_once_and_are_balanced(pieces: list[tuple[int,
     assert cuts[0] == min(touched)
     assert cuts[-1] == max(touched) + 1
     each = max(1, batch // SB) * own.owners
-    counts = [len([s for s in touched if a <= s < z]) for a, z in zip(cuts[:-1], cuts[1:], strict=True)]
+    counts = [len([s for s in touched if a <= s < z]) for a, z in itertools.pairwise(cuts)]
     assert max(counts) <= each
     assert all(count == each for count in counts[:-1])
 

@@ -172,6 +172,15 @@ def agree(
     return agreement.summaries
 
 
+_MUST_BE_EQUAL = {
+    Operation.open: "path, mode or hints",
+    Operation.set_info: "hints",
+    Operation.set_size: "the sizes",
+    Operation.preallocate: "the sizes",
+}
+_SHOWN = (Operation.set_size, Operation.preallocate)
+
+
 def _agreed_error(
     channel: Channel, summaries: Summaries, error: BaseException | None, payload: bytes
 ) -> RankError | None:
@@ -191,8 +200,10 @@ def _agreed_error(
     same = summaries["same"]
     if (same != same[0]).any():
         other = int(np.flatnonzero(same != same[0])[0])
-        name = Operation(int(summaries["operation"][0])).name
-        text = f"{name}: an argument differs between ranks: {same[0]} on rank 0, {same[other]} on rank {other}"
+        operation = Operation(int(summaries["operation"][0]))
+        what = _MUST_BE_EQUAL.get(operation, "an argument")
+        values = f" ({same[0]} and {same[other]})" if operation in _SHOWN else ""
+        text = f"{operation.name}: {what} differ between rank 0 and rank {other}{values}"
         return located(MPIError(text, MPI.ERR_NOT_SAME), other, channel.hosts[other])
     return None
 

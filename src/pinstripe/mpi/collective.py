@@ -309,21 +309,22 @@ class CollectiveFile:
     def _write(self, call: Call, data: Bytes) -> bool:
         """Write one call's data by its pattern; return whether anything can have left its rank (the same on all ranks)."""
         pattern = classify(*call.spans)
-        session, lo = self.session, call.access.lo
+        session, lo, sb = self.session, call.access.lo, call.rule.stripe_bytes
         if pattern is Pattern.empty:
             return False
         if self.channel.size == 1 and call.access.single and call.rule.in_place:
             self.stages.contiguous += 1
             session.write(lo, data, call.rule.width)
+            self.stages.stripes_in_place += max(0, call.access.hi // sb - -(-lo // sb))
             return False
         if pattern is Pattern.contiguous and self.ownership.all_own and call.rule.in_place:
             self.stages.contiguous += 1
-            plan = edges(*call.spans, call.rule.stripe_bytes, self.ownership, self.rank)
+            plan = edges(*call.spans, sb, self.ownership, self.rank)
             whole = data[plan.start - lo : plan.stop - lo]
 
             def write_whole() -> None:
                 session.write(plan.start, whole, call.rule.width)
-                self.stages.stripes_in_place += whole.size // call.rule.stripe_bytes
+                self.stages.stripes_in_place += whole.size // sb
 
             send_strips(call, plan, data, session, write_whole)
             return plan.travelling > 0
