@@ -42,23 +42,11 @@ def top(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def shared(mode: int) -> Store:
-    before = os.umask(0)
-    try:
-        store = create("s", [f"{os.getcwd()}/t0", f"{os.getcwd()}/t1"], mode=mode)
-        if mode & 0o2000:
-            for path in (
-                "s",
-                "t0",
-                "t1",
-                *Path("t0").glob("??"),
-                *Path("t1").glob("??"),
-                *Path(store.meta, "files").glob("??"),
-            ):
-                os.chown(path, -1, TEAM)
-                os.chmod(path, os.stat(path).st_mode)
-    finally:
-        os.umask(before)
-    return store
+    os.mkdir("s")
+    if mode & 0o2000:
+        os.chown("s", -1, TEAM)
+    os.chmod("s", mode)
+    return create("s", [f"{os.getcwd()}/t0", f"{os.getcwd()}/t1"])
 
 
 def as_user(uid: int, act: Callable[[], object], groups: tuple[int, ...] = ()) -> None:

@@ -174,6 +174,24 @@ class TestCreate:
         assert not stat.S_IMODE(Path(store.meta, "superblock").stat().st_mode) & 0o022
         assert not stat.S_IMODE(Path(store.meta, "files").stat().st_mode) & 0o022
 
+    def test_the_mode_is_that_of_the_directory_if_it_is_there(self, tmp_path: Path) -> None:
+        (tmp_path / "s").mkdir()
+        (tmp_path / "s").chmod(0o700)
+        (tmp_path / "t").mkdir()
+        (tmp_path / "t").chmod(0o755)
+        store = create(tmp_path / "s", [tmp_path / "t"])
+        assert store.superblock.mode == 0o700
+        assert stat.S_IMODE((tmp_path / "t").stat().st_mode) == 0o700
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives directories to any group")
+    def test_what_a_group_may_write_belongs_to_the_directorys_group(self, tmp_path: Path) -> None:
+        (tmp_path / "s").mkdir()
+        os.chown(tmp_path / "s", -1, 4321)
+        (tmp_path / "s").chmod(0o2775)
+        store = create(tmp_path / "s", [tmp_path / "t"])
+        for path in (store.meta, f"{store.meta}/files", f"{store.meta}/files/00", tmp_path / "t", tmp_path / "t/00"):
+            assert os.stat(path).st_gid == 4321
+
     def test_in_a_shared_store_the_owner_makes_every_aa_directory(self, tmp_path: Path) -> None:
         store = create(tmp_path / "s", [tmp_path / "t"], mode=0o1777)
         for parent in (Path(store.meta, "files"), tmp_path / "t"):

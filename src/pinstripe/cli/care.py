@@ -34,7 +34,12 @@ def verify_command(path: str, quick: bool, generation: int | None, as_json: bool
     """
     team = make_team()
     begun = time.monotonic()
-    store = locate(path).store
+    error: BaseException | None = None
+    try:
+        store = locate(path).store
+    except Exception as raised:
+        error = raised
+    team.agree(error)
     with Progress("verified", None, enabled=team.rank == 0 and not as_json) as progress:
         result = verify(store, path, quick, team, generation=generation, onprogress=progress.advance)
     if team.rank == 0:

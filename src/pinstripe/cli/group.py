@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from .failure import INTERRUPTED, exit_code, in_one_line, is_everybodys, tell, wants_traceback
-from .ranks import rank
+from .ranks import end_job, rank
 
 __all__ = ["Commands", "RankedGroup"]
 
@@ -72,10 +73,12 @@ class Commands(RankedGroup):
             return 0
         except Exception as error:
             if wants_traceback():
-                raise
-            if not is_everybodys(error) or rank() == 0:
+                traceback.print_exc()
+            elif not is_everybodys(error) or rank() == 0:
                 known = isinstance(error, OSError | ValueError | RuntimeError)
                 tell(in_one_line(error) + (f" ({type(error).__name__}; PINSTRIPE_DEBUG=1 shows where)" * (not known)))
+            if not is_everybodys(error):
+                end_job(exit_code(error))
             return exit_code(error)
         return result if isinstance(result, int) else 0
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from ..errors import ArgumentError
 from ..store.team import SERIAL, Team
 
-__all__ = ["is_launched", "make_team", "rank"]
+__all__ = ["end_job", "is_launched", "make_team", "rank"]
 
 _LAUNCHED = ("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_SIZE")
 _RANKS = ("PMIX_RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK")
@@ -24,6 +25,16 @@ def rank() -> int:
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
     return 0
+
+
+def end_job(code: int) -> None:
+    """End all ranks, if MPI was started: one that left alone would wait for the others in MPI's own end, for ever."""
+    started = sys.modules.get("mpi4py.MPI")
+    if started is not None and started.Is_initialized() and not started.Is_finalized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if started.COMM_WORLD.Get_size() > 1:
+            started.COMM_WORLD.Abort(code)
 
 
 def make_team() -> Team:

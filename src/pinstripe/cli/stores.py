@@ -38,7 +38,7 @@ __all__ = ["adopt_command", "create_command", "destroy_command", "gc_command"]
 @click.option("--block-size", "block_bytes", type=SIZE, help="Unit of compression and of small reads (64K).")
 @click.option("--codec", type=click.Choice(["auto", "lz4", "raw"]), help="auto: the data decides (auto).")
 @click.option("-p", "--pool", help="Pool that new files go to.")
-@click.option("--mode", type=OCTAL, default="755", help="2775 for a group, 1777 for everybody (755).")
+@click.option("--mode", type=OCTAL, help="2775 for a group, 1777 for everybody (the directory's own, else 755).")
 @json_option
 def create_command(
     store: str,
@@ -48,7 +48,7 @@ def create_command(
     block_bytes: int | None,
     codec: str | None,
     pool: str | None,
-    mode: int,
+    mode: int | None,
     as_json: bool,
 ) -> None:
     """Make a store: a directory of names, and targets where its data lies.

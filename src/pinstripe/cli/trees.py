@@ -86,9 +86,11 @@ class _Host:
         os.utime(path, ns=ns, follow_symlinks=False)
 
     def xattrs(self, path: str) -> dict[str, bytes]:
-        return {
-            name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)
-        }
+        try:
+            names = os.listxattr(path, follow_symlinks=False)
+        except OSError:  # a file system that knows none
+            names = []
+        return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
     def setxattr(self, path: str, name: str, value: bytes) -> None:
         os.setxattr(path, name, value, follow_symlinks=False)
@@ -139,7 +141,10 @@ class _Store:
         namespace.utime(path, ns=ns, follow_symlinks=False)
 
     def xattrs(self, path: str) -> dict[str, bytes]:
-        names = namespace.listxattr(path, follow_symlinks=False)
+        try:
+            names = namespace.listxattr(path, follow_symlinks=False)
+        except OSError:
+            names = []
         return {name: namespace.getxattr(path, name, follow_symlinks=False) for name in names}
 
     def setxattr(self, path: str, name: str, value: bytes) -> None:

@@ -82,9 +82,12 @@ def copystat(src: AnyPath, dst: AnyPath, *, follow_symlinks: bool = True) -> Non
     """Copy mode, times and user extended attributes from one name of a store to another, as `shutil.copystat`."""
     source = locate(src, follow=follow_symlinks)
     seen = os.lstat(source.path)
-    for attribute in os.listxattr(source.path, follow_symlinks=False):
+    attributes: list[str] = []
+    with suppress(OSError):  # a file system that knows none
+        attributes = os.listxattr(source.path, follow_symlinks=False)
+    for attribute in attributes:
         if attribute.startswith("user."):
-            with suppress(OSError):  # as shutil.copystat: the other file system may have none
+            with suppress(OSError):
                 setxattr(dst, attribute, os.getxattr(source.path, attribute, follow_symlinks=False))
     if not stat_module.S_ISLNK(seen.st_mode):
         chmod(dst, stat_module.S_IMODE(seen.st_mode), follow_symlinks=follow_symlinks)

@@ -38,7 +38,7 @@ def create(
     block_bytes: int | str | None = None,
     codec: str | None = None,
     pool: str | None = None,
-    mode: int = 0o755,
+    mode: int | None = None,
 ) -> Store:
     """Make a store at `path`, with its data on `targets`.
 
@@ -54,8 +54,9 @@ def create(
         parent exists, else it must be empty. One that lies beside or below the store is recorded relative to it.
     stripe_bytes, stripe_count, block_bytes, codec, pool
         The layout of files whose directory has none of its own.
-    mode : int
-        Permission bits of the store, and of what it makes on the targets: ``0o2775`` for a group, ``0o1777`` for all.
+    mode : int, optional
+        Permission bits of the store, and of its targets: ``0o2775`` for a group, ``0o1777`` for all. If not given, those of
+        the directory that is there, else ``0o755``. What a group may write belongs to the directory's group.
 
     Raises
     ------
@@ -72,7 +73,7 @@ def create(
         stripe_bytes=stripe_bytes, stripe_count=stripe_count, block_bytes=block_bytes, codec=codec, pool=pool
     )
     specs = [TargetSpec.parse(given) for given in targets]
-    if mode & ~0o7777 or mode & 0o700 != 0o700:
+    if mode is not None and (mode & ~0o7777 or mode & 0o700 != 0o700):
         raise ArgumentError(f"mode {mode:o}: the owner needs rwx, and there are only permission bits")
     root = os.path.realpath(path)
     _check_specs(root, specs, layout)
@@ -81,7 +82,7 @@ def create(
         _check_target(spec)
 
     with contextlib.ExitStack() as undo:
-        _make_directory(root, mode, undo)
+        mode = _make_root(root, mode, undo)
         _check_hard_links(root)
         store_id = secrets.token_bytes(16)
         entries = [_make_target(spec, root, store_id, mode, undo) for spec in specs]
@@ -201,8 +202,20 @@ def _make_directory(path: str, mode: int, undo: contextlib.ExitStack) -> None:
     fsync_directory(os.path.dirname(path))
 
 
+def _make_root(root: str, mode: int | None, undo: contextlib.ExitStack) -> int:
+    """Make the store's directory, or take the one that is there; return the store's mode."""
+    _make_directory(root, 0o755 if mode is None else mode, undo)
+    if mode is None:
+        return stat.S_IMODE(os.stat(root).st_mode) | 0o700
+    _widen(root, mode, undo)
+    return mode
+
+
 def _make_target(spec: TargetSpec, root: str, store_id: bytes, mode: int, undo: contextlib.ExitStack) -> TargetEntry:
     _make_directory(spec.path, mode, undo)
+    if mode & 0o020:
+        with contextlib.suppress(PermissionError):
+            os.chown(spec.path, -1, os.stat(root).st_gid)
     _widen(spec.path, mode, undo)
     target = create_target(spec.path, store_id, scope=spec.scope, pool=spec.pool)
     undo.callback(_quietly, os.unlink, os.path.join(spec.path, IDENTITY))
@@ -214,7 +227,7 @@ def _make_target(spec: TargetSpec, root: str, store_id: bytes, mode: int, undo: 
 
 
 def _widen(path: str, mode: int, undo: contextlib.ExitStack) -> None:
-    """Give a target's directory that was there the store's width, where it is ours to do so."""
+    """Give a directory that was there the store's mode, where it is ours to do so."""
     present = stat.S_IMODE(os.stat(path).st_mode)
     if present != mode:
         with contextlib.suppress(PermissionError):

@@ -156,7 +156,8 @@ def rmdir(path: AnyPath) -> None:
     if not place.name:
         raise OSError(errno.EBUSY, "this is the store's own directory: `pinstripe destroy` removes a store", place.path)
     layout = None
-    if os.listdir(place.path) == [LAYOUT_NAME]:
+    is_directory = stat_module.S_ISDIR(os.lstat(place.path).st_mode)
+    if is_directory and os.listdir(place.path) == [LAYOUT_NAME]:
         layout = own_layout(place.path)
         os.unlink(os.path.join(place.path, LAYOUT_NAME))
     try:
