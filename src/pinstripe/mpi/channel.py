@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from .rank_error import MPIError
+from .rank_error import MPIError, located
 
 __all__ = ["Channel"]
 
@@ -55,7 +55,8 @@ class Channel:
         """
         given: object = comm
         if not isinstance(given, MPI.Intracomm) or comm == MPI.COMM_NULL:
-            raise MPIError("files are opened on an intracommunicator", MPI.ERR_COMM)
+            error = MPIError("files are opened on an intracommunicator", MPI.ERR_COMM)
+            raise located(error, MPI.COMM_WORLD.Get_rank(), MPI.Get_processor_name())
         if cls._keyval == MPI.KEYVAL_INVALID:
             # No copy function: a duplicate of the user's communicator is another communicator and gets its own.
             cls._keyval = MPI.Comm.Create_keyval(delete_fn=cls._freed)

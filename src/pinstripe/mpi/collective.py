@@ -277,6 +277,9 @@ class CollectiveFile:
             overlap = find_overlap(*spans)
             if overlap is not None:
                 raise located(ArgumentError(str(overlap)), overlap.ranks[1], self.channel.hosts[overlap.ranks[1]])
+        if not summaries["nbytes"].any() and not (summaries["flags"] & Flag.leftover).any():
+            self._grow(summaries)
+            return
         with self._losing():
             self._deliver_leftovers(summaries)
             self.session.sequence += 1

@@ -17,6 +17,8 @@ __all__ = ["MPITeam"]
 
 Array = npt.NDArray[Any]
 
+_FIRST_BYTES = 1024
+
 
 class MPITeam:
     """All ranks of a communicator as a Team. Data is never pickled; every message is bounded.
@@ -56,9 +58,18 @@ class MPITeam:
             data = bytes(value)
         if self.size == 1:
             return data
-        length = np.array([len(data)], np.int64)
-        self.channel.comm.Bcast(length, root)
-        return bcast_bytes(self.channel.comm, data, int(length[0]), root)
+        # One message where the value is short, as most are: its length and its beginning.
+        first = np.zeros(_FIRST_BYTES, np.uint8)
+        if self.rank == root:
+            first[:8].view(np.int64)[0] = len(data)
+            begun = np.frombuffer(data[: _FIRST_BYTES - 8], np.uint8)
+            first[8 : 8 + begun.size] = begun
+        self.channel.comm.Bcast([first, MPI.BYTE], root)
+        length = int(first[:8].view(np.int64)[0])
+        if length <= _FIRST_BYTES - 8:
+            return first[8 : 8 + length].tobytes()
+        rest = bcast_bytes(self.channel.comm, data[_FIRST_BYTES - 8 :], length - _FIRST_BYTES + 8, root)
+        return first[8:].tobytes() + rest
 
     def gather(self, array: Array, root: int = 0) -> list[Array] | None:
         """Collective. Give `root` the one-dimensional arrays of all ranks, in rank order; None elsewhere."""
