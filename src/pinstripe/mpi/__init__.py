@@ -10,7 +10,7 @@ from .opened import OpenFile
 from .opened import open_file as open
 from .rank_error import MPIError, RankError
 from .report import Decisions, RankCost, Report
-from .team import MPITeam
+from .team import MPITeam, world_team
 
 __all__ = [
     "Decisions",
@@ -23,4 +23,5 @@ __all__ = [
     "Report",
     "abort_on_exception",
     "open",
+    "world_team",
 ]

@@ -59,6 +59,8 @@ class _Exit(SystemExit):
         status = self.code if isinstance(self.code, int) else int(self.code is not None)
         # Caught by a program, it is freed under a frame of that program; the interpreter frees it under none, then exits.
         if status and not _at_exit and threading.current_thread() is threading.main_thread() and _is_outermost():
+            if not isinstance(self.code, int):
+                print(self.code, file=sys.stderr)  # as the interpreter is about to do
             _abort(status)
 
 

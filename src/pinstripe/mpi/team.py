@@ -13,7 +13,7 @@ from .agree import Operation, agree
 from .channel import Channel
 from .messages import bcast_bytes, bytes_of, irecv, isend
 
-__all__ = ["MPITeam"]
+__all__ = ["MPITeam", "world_team"]
 
 Array = npt.NDArray[Any]
 
@@ -138,3 +138,8 @@ class MPITeam:
         lengths = np.empty(self.size, np.int64)
         self.channel.comm.Allgather(np.array([length], np.int64), lengths)
         return lengths
+
+
+def world_team() -> MPITeam:
+    """Collective. Return the team of all ranks of the job."""
+    return MPITeam(Channel.of(MPI.COMM_WORLD))
