@@ -41,6 +41,7 @@ class _Gather:
         self._call, self._out, self._source = call, out, source
         self._failure = Failure()
         self._request_tag, self._reply_tag = call.channel.next_tag(), call.channel.next_tag()
+        self._decoded = np.empty(0, np.uint8)
 
     def run(self) -> None:
         call = self._call
@@ -177,7 +178,9 @@ class _Gather:
         if not starts.size:
             return
         begin = np.cumsum(stops - starts) - (stops - starts)
-        data = np.empty(int((stops - starts).sum()), np.uint8)
+        if self._decoded.size < int((stops - starts).sum()):
+            self._decoded = np.empty(int((stops - starts).sum()), np.uint8)
+        data = self._decoded
         self._source.read_pieces(starts, stops - starts, data, begin)
         run = np.maximum(np.searchsorted(starts, all_offsets, "right") - 1, 0)
         from_places = begin[run] + all_offsets - starts[run]

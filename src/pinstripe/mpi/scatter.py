@@ -63,6 +63,7 @@ class _Scatter:
         self._call, self._data, self._sink = call, data, sink
         self._failure = Failure()
         self._tag = call.channel.next_tag()
+        self._stripes = np.empty(0, np.uint8)  # fresh memory for each round would be paid in page faults
 
     def run(self) -> None:
         call = self._call
@@ -206,7 +207,9 @@ class _Scatter:
         stripes, covered = _coverage(parts, rule.stripe_bytes)
         whole = stripes[covered == rule.stripe_bytes]
         joined = _joined(parts, rank)
-        stripe_data = np.empty(whole.size * rule.stripe_bytes, np.uint8)
+        if self._stripes.size < whole.size * rule.stripe_bytes:
+            self._stripes = np.empty(whole.size * rule.stripe_bytes, np.uint8)
+        stripe_data = self._stripes
         left: list[tuple[Bytes, Pieces]] = []
         for source_data, some in joined:
             slot = np.searchsorted(whole, some.stripes)
