@@ -25,11 +25,6 @@ codecs.lookup("ascii")  # the interpreter's own files may be root's alone: what 
 ALICE, BOB, TEAM = 41001, 41002, 41900
 
 
-needs_shard_sync = pytest.mark.xfail(
-    reason="a commit cannot sync an `aa` directory of another user yet: nobody but its owner may open it", strict=False
-)
-
-
 @pytest.fixture
 def top(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory that every user reaches; pytest's own are root's alone."""
@@ -101,7 +96,6 @@ def where(store: Store, path: str) -> list[str]:
     return [f"{parent}/{name[:2]}/{name}" for parent in parents if os.path.exists(f"{parent}/{name[:2]}/{name}")]
 
 
-@needs_shard_sync
 def test_what_one_user_makes_others_read_if_its_mode_says_so(top: Path) -> None:
     store = shared(0o1777)
     as_user(ALICE, put("s/file", b"x" * 100_000))
@@ -112,7 +106,6 @@ def test_what_one_user_makes_others_read_if_its_mode_says_so(top: Path) -> None:
         assert os.stat(path).st_uid == ALICE
 
 
-@needs_shard_sync
 def test_a_private_file_is_hidden_on_targets_too(top: Path) -> None:
     store = shared(0o1777)
     as_user(ALICE, put("s/file", b"x" * 100_000, 0o600))
@@ -128,7 +121,6 @@ def test_a_private_file_is_hidden_on_targets_too(top: Path) -> None:
         as_user(BOB, denied(look))
 
 
-@needs_shard_sync
 def test_ids_cannot_be_listed_by_others(top: Path) -> None:
     store = shared(0o1777)
     as_user(ALICE, put("s/file", b"x" * 100_000))
@@ -141,7 +133,6 @@ def test_ids_cannot_be_listed_by_others(top: Path) -> None:
         as_user(ALICE, denied(look))
 
 
-@needs_shard_sync
 def test_in_a_sticky_directory_only_the_owner_removes(top: Path) -> None:
     store = shared(0o1777)
     as_user(ALICE, put("s/file", b"x" * 100_000))
@@ -154,7 +145,6 @@ def test_in_a_sticky_directory_only_the_owner_removes(top: Path) -> None:
     assert not any(map(os.path.exists, held))
 
 
-@needs_shard_sync
 def test_a_group_shares_a_store(top: Path) -> None:
     store = shared(0o2775)
     as_user(ALICE, put("s/file", b"x" * 100_000, 0o664), (TEAM,))
@@ -168,7 +158,6 @@ def test_a_group_shares_a_store(top: Path) -> None:
         assert (stat.S_IMODE(seen.st_mode), seen.st_gid) == (0o775, TEAM)
 
 
-@needs_shard_sync
 def test_who_may_not_collect_leaves_it_to_the_owner(top: Path) -> None:
     store = shared(0o1777)
     os.mkdir("s/open")
@@ -181,7 +170,6 @@ def test_who_may_not_collect_leaves_it_to_the_owner(top: Path) -> None:
     assert not any(map(os.path.exists, held))
 
 
-@needs_shard_sync
 def test_only_the_owner_changes_a_mode(top: Path) -> None:
     shared(0o1777)
     as_user(ALICE, put("s/file", b"x" * 100_000))

@@ -48,9 +48,7 @@ def make_team() -> Team:
     if not is_launched():
         return SERIAL
     try:
-        from ..mpi.channel import Channel  # here, for it starts MPI
-        from ..mpi.team import MPI, MPITeam  # type: ignore[attr-defined]
+        from ..mpi import world_team  # here, for it starts MPI
     except ImportError as error:
         raise ArgumentError(f"a launcher started this process, but MPI cannot be used: {error}") from error
-    team: Team = MPITeam(Channel.of(MPI.COMM_WORLD))
-    return team
+    return world_team()

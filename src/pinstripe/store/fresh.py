@@ -6,6 +6,8 @@ import ctypes
 import errno
 import os
 
+from .filesystem import sync_filesystem
+
 __all__ = ["force_fresh", "fsync_directory", "link_descriptor", "rename_noreplace"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -59,8 +61,12 @@ def link_descriptor(fd: int, destination: str) -> None:
 
 
 def fsync_directory(path: str) -> None:
-    """Make the entries of a directory durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make the entries of a directory durable; of one that may only be searched (another user's ``aa``), by a sync of its file system."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        sync_filesystem(os.path.dirname(path))
+        return
     try:
         os.fsync(fd)
     finally:

@@ -256,12 +256,10 @@ def _generation(
     try:
         return Generation.from_path(inode.file_id, os.path.join(directory, str(number)), number)
     except FileNotFoundError:
+        have = "none"
         with contextlib.suppress(FileNotFoundError):
             have = ", ".join(map(str, list_numbers(directory))) or "none"
-            raise FileNotFoundError(
-                errno.ENOENT, f"the file has no generation {number} (it has {have})", path
-            ) from None
-        raise
+        raise FileNotFoundError(errno.ENOENT, f"the file has no generation {number} (it has {have})", path) from None
 
 
 def _refuse_others(tx: Transaction, path: str) -> None:
