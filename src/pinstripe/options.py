@@ -27,7 +27,9 @@ def parse_size(text: str | int) -> int:
         return text
     match = re.fullmatch(r"\s*(\d+)\s*([KMGT]?)(?:i?B)?\s*", text, re.IGNORECASE)
     if not match:
-        raise ArgumentError(f"{text!r} is not a size: write a number of bytes, or one with K, M, G or T (powers of 1024)")
+        raise ArgumentError(
+            f"{text!r} is not a size: write a number of bytes, or one with K, M, G or T (powers of 1024)"
+        )
     return int(match[1]) * _UNITS[match[2].upper()]
 
 
