@@ -531,7 +531,7 @@ def _add(total: Counters, writer: FrameWriter) -> None:
 def register(store: Store, inode: Inode, path: str, seen: os.stat_result, ranks: int) -> Transaction:
     """Register a transaction on a file that has a name; then check that ``inode`` is still this inode and is named."""
     tx = Transaction(store, inode.file_id, inode.layout, ranks=ranks)
-    if inode.kind == "inline" and not os.path.isdir(tx.directory):
+    if inode.kind == "inline" and not os.path.lexists(os.path.join(tx.directory, "inode")):  # a crash may leave it empty
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             now = os.fstat(fd)
