@@ -45,6 +45,7 @@ class Collected:
     transactions: int = 0
     segments: int = 0
     bytes: int = 0
+    waiting: int = 0  # generations that may go in a moment: see `LISTING_S`
 
     def add(self, other: Collected) -> None:
         """Add another's counts to these."""
@@ -148,7 +149,8 @@ def _collect_once(
         ):
             dead_segments.append((target, name))
     free = _freeable(numbers, again, headers, live, grace_s, pins)
-    free = _seen_long_enough(directory, again, free, wait=wait)
+    ready = _seen_long_enough(directory, again, free, wait=wait)
+    freed.waiting, free = len(free) - len(ready), ready
     if dead_segments or free:
         fsync_directory(directory)  # DURABLE: what makes these superfluous must itself survive a power cut
     for target, name in dead_segments:
@@ -307,13 +309,18 @@ def collect_removed(store: Store, file_id: bytes) -> Collected:
 def collect_store(store: Store, *, grace_s: float = 0.0, full: bool = False) -> Collected:
     """Collect every id of a store, and what targets hold of ids that the store does not know."""
     freed = Collected()
-    begun = time.monotonic()
     known = _known_ids(store)
+    waiting = []
     for file_id in known:
+        one = collect(store, file_id, grace_s=grace_s, full=full)
+        if one.waiting:
+            waiting.append(file_id)
+        freed.add(one)
+    if waiting:
+        time.sleep(LISTING_S)
+    for file_id in waiting:
         freed.add(collect(store, file_id, grace_s=grace_s, full=full))
-    time.sleep(max(0.0, LISTING_S - (time.monotonic() - begun)))  # what was only just seen may be freed now
-    for file_id in known:
-        freed.add(collect(store, file_id, grace_s=grace_s, full=full))
+    freed.waiting = 0
     for target in store.targets:
         for file_id in list(target.list_files()):
             if file_id not in known and not os.path.exists(store.file_directory(file_id)):
