@@ -155,19 +155,28 @@ class Draft(abc.ABC):
             return count
         sb = self.layout.stripe_bytes
         first_stripe, last_stripe = offset // sb, (offset + count - 1) // sb
+        if first_stripe == last_stripe:
+            record, within = self.index.record(first_stripe), offset - first_stripe * sb
+            self._reader.read_one(record, self.index.segments, first_stripe, within, out, manifest=self.base.path)
+        else:
+            self._read_run(first_stripe, last_stripe, offset, out)
+        for stripe in self._spilled(first_stripe, last_stripe):
+            self._unspill(stripe)
+        self.cache.overlay(offset, out)
+        return count
+
+    def _read_run(self, first_stripe: int, last_stripe: int, offset: int, out: Bytes) -> None:
+        """Read consecutive stripes, the first and the last perhaps in part."""
+        sb = self.layout.stripe_bytes
         stripes = np.arange(first_stripe, last_stripe + 1, dtype=np.uint64)
         first = np.zeros(len(stripes), np.int64)
         first[0] = offset - first_stripe * sb
         counts = np.full(len(stripes), sb, np.int64)
         counts[0] -= first[0]
-        counts[-1] -= (last_stripe + 1) * sb - (offset + count)
+        counts[-1] -= (last_stripe + 1) * sb - (offset + len(out))
         places = np.zeros(len(stripes), np.int64)
         np.cumsum(counts[:-1], out=places[1:])
         self._read(stripes, first, counts, out, places)
-        for stripe in self._spilled(first_stripe, last_stripe):
-            self._unspill(stripe)
-        self.cache.overlay(offset, out)
-        return count
 
     def read_pieces(self, offsets: Array, lengths: Array, out: Any, out_offsets: Array) -> None:
         """Independent. Read many extents, each to ``out[out_offsets[k]:]``; what lies beyond the size is zeros."""

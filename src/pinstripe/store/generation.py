@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LISTING_S", "Generation", "list_directory", "list_numbers", "newest_durable", "read_header"]
 
-PAGES_KEPT = 64
+PAGES_KEPT = 256  # 41 MiB: a million stripes
 Array = npt.NDArray[Any]
 
 
@@ -372,6 +372,11 @@ class Generation:
                 chosen = pages == number
                 out[chosen] = self.page(int(number))[slots[chosen]]
         return out
+
+    def record(self, stripe: int) -> Array:
+        """Look up one record, as an array of one, which is not to be changed; a hole's is all zeros."""
+        number, slot = divmod(stripe, PAGE_RECORDS)
+        return self.page(number)[slot : slot + 1] if number < len(self.directory) else np.zeros(1, RECORD)
 
     def close(self) -> None:
         """Give the descriptor back."""

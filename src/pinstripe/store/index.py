@@ -39,6 +39,18 @@ CHANGE = np.dtype([("stripe", "<u8"), ("sequence", "<u4"), ("foreign", "<u4"), (
 """One changed stripe: which collective call wrote it, and whether another rank will publish it (then it is known here only to be read)."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Run:
+    """Changes (CHANGE) sorted by stripe, without repeats; and their stripes, contiguous, to search in."""
+
+    changes: Array
+    stripes: npt.NDArray[np.uint64]
+
+    @classmethod
+    def of(cls, changes: Array) -> _Run:
+        return cls(changes, np.ascontiguousarray(changes["stripe"]))
+
+
 class Index:
     """Which frame holds each stripe, as one rank sees it.
 
@@ -55,7 +67,7 @@ class Index:
         self.base = base
         self.segments = base.segments.copy()
         self.cut = NO_STRIPE
-        self._runs: list[Array] = []  # of CHANGE, each sorted by stripe without repeats; a later run wins
+        self._runs: list[_Run] = []  # a later one wins
 
     @property
     def base_segments(self) -> int:
@@ -77,15 +89,23 @@ class Index:
         """Put changes, as another rank told them, on top."""
         if not len(run):
             return
-        self._runs.append(_newest(run))
+        self._runs.append(_Run.of(_newest(run)))
         if len(self._runs) > RUNS_KEPT:
-            self._runs = [_newest(np.concatenate(self._runs))]
+            first, count = len(self._runs) - 1, len(run)
+            while first and len(self._runs[first - 1].stripes) <= 2 * count:  # so n changes are sorted log n times
+                first -= 1
+                count += len(self._runs[first].stripes)
+            self._merge(first)
+
+    def _merge(self, first: int) -> None:
+        """Make one run of those from `first` on."""
+        if first < len(self._runs) - 1:
+            self._runs[first:] = [_Run.of(_newest(np.concatenate([run.changes for run in self._runs[first:]])))]
 
     def changes(self) -> Array:
         """All changes, sorted by stripe, without repeats (CHANGE)."""
-        if len(self._runs) > 1:
-            self._runs = [_newest(np.concatenate(self._runs))]
-        return self._runs[0] if self._runs else np.zeros(0, CHANGE)
+        self._merge(0)
+        return self._runs[0].changes if self._runs else np.zeros(0, CHANGE)
 
     @property
     def changed(self) -> bool:
@@ -95,7 +115,7 @@ class Index:
     def truncate(self, stripes: int) -> None:
         """Drop everything from stripe number `stripes` on, the base's and our own."""
         self.cut = min(self.cut, stripes)
-        self._runs = [kept for run in self._runs if len(kept := run[run["stripe"] < stripes])]
+        self._runs = [_Run.of(kept) for run in self._runs if len(kept := run.changes[run.stripes < np.uint64(stripes)])]
 
     def records(self, stripes: npt.NDArray[np.uint64]) -> Array:
         """Look up records; a hole's is all zeros."""
@@ -106,12 +126,21 @@ class Index:
             below = stripes < np.uint64(self.cut)
             out[below] = self.base.records(stripes[below])
         for run in self._runs:
-            at = np.searchsorted(run["stripe"], stripes)
-            at[at == len(run)] = 0
-            hit = run["stripe"][at] == stripes
+            at = np.searchsorted(run.stripes, stripes)
+            at[at == len(run.stripes)] = 0
+            hit = run.stripes[at] == stripes
             if hit.any():
-                out[hit] = run["record"][at[hit]]
+                out[hit] = run.changes["record"][at[hit]]
         return out
+
+    def record(self, stripe: int) -> Array:
+        """Look up one record, as an array of one, which is not to be changed; a hole's is all zeros."""
+        wanted = np.uint64(stripe)
+        for run in reversed(self._runs):
+            at = int(run.stripes.searchsorted(wanted))
+            if at < len(run.stripes) and run.stripes[at] == wanted:
+                return run.changes["record"][at : at + 1].copy()
+        return self.base.record(stripe) if stripe < self.cut else np.zeros(1, RECORD)
 
     def found(self, stripes: npt.NDArray[np.uint64]) -> Array:
         """Which of `stripes` changed in this transaction, as CHANGE."""
