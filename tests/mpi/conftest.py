@@ -123,6 +123,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """Wait for rank 0 to print: the first rank that exits with a failure ends the job."""
+    request, until = _world.Ibarrier(), time.monotonic() + WAIT_S
+    while not request.Test() and time.monotonic() < until:
+        time.sleep(0.001)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     told = _tell("\n".join(item.nodeid for item in items)[-8000:] or "none", HANG_S)
     if len(set(told)) > 1:

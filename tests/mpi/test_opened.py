@@ -14,6 +14,8 @@ from mpi4py import MPI
 
 import pinstripe
 import pinstripe.mpi
+from pinstripe.mpi.agree import Operation
+from pinstripe.mpi.extents import Access
 
 
 def content(path: Path) -> bytes:
@@ -249,6 +251,32 @@ def test_of_two_writes_of_the_same_bytes_the_later_call_wins(ranks: Any, store: 
     assert content(store / "later") == want.tobytes()
 
 
+@pytest.mark.parametrize("way", ["contiguous", "interleaved", "alone"])
+def test_parts_of_calls_before_and_after_a_whole_stripe_do_not_meet(ranks: Any, store: Path, way: str) -> None:
+    """Together they cover it; but what came before it is gone."""
+    stripe, count = 65536, 2 * ranks.size
+    ones, twos, threes = (np.full(stripe, value, np.uint8) for value in (1, 2, 3))
+    other = (np.arange(count) + 1) % ranks.size  # who writes stripe k whole: not its owner, but on one rank
+    with pinstripe.mpi.open(ranks.comm, store / "between", "w", cache_bytes="1M") as file:
+        for k in range(count):
+            file.write_at_all(k * stripe + 30_000, ones[30_000:] if ranks.rank == 0 else None)
+        if way == "interleaved":
+            where = [(k, k * stripe) for k in range(count) if other[k] == ranks.rank]
+            access = Access.of_extents([at for _, at in where], [stripe] * len(where))
+            data = np.tile(twos, len(where))
+            file._shared.write_all(Operation.write_all, lambda: (access, data, 0))
+        for k in range(count):
+            mine = other[k] == ranks.rank
+            if way == "contiguous":
+                file.write_at_all(k * stripe, twos if mine else None)
+            elif way == "alone" and mine:
+                file.write_at(k * stripe, twos)
+        for k in range(count):
+            file.write_at_all(k * stripe, threes[:40_000] if ranks.rank == 0 else None)
+    want = np.concatenate([threes[:40_000], twos[40_000:]])
+    assert content(store / "between") == np.tile(want, count).tobytes()
+
+
 def test_a_whole_stripe_written_alone_wins_over_older_parts(ranks: Any, store: Path) -> None:
     with pinstripe.mpi.open(ranks.comm, store / "whole", "w") as file:
         for k in range(2 * ranks.size):
@@ -366,9 +394,6 @@ def extents(draw: st.DrawFn, size: int) -> list[list[tuple[int, int]]]:
 @given(st.data())
 def test_any_pieces_of_any_ranks_make_the_file(ranks: Any, store: Path, data: st.DataObject) -> None:
     """Several collective calls of random extents, then random reads, against one array."""
-    from pinstripe.mpi.agree import Operation
-    from pinstripe.mpi.extents import Access
-
     model = np.zeros(0, np.uint8)
     options = {
         "batch_bytes": data.draw(st.sampled_from([65_536, 1 << 20])),

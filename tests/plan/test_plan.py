@@ -77,6 +77,9 @@ def test_a_contiguous_write_places_every_byte_once(lengths: list[int], start: in
         assert one.travelling == plans[0].travelling
         assert len(one.sends.peers) <= 2
     assert sorted(seen) == list(range(start, at))
+    whole = sorted(b for one in plans for b in range(one.start, one.stop))
+    for one in plans:
+        assert [b for a, z in zip(one.whole_starts, one.whole_stops, strict=True) for b in range(a, z)] == whole
     for rank, one in enumerate(plans):  # what is sent is expected, in the same order
         for other, two in enumerate(plans):
             sent = [
@@ -213,3 +216,10 @@ def test_owners_read_for_all_when_ranks_want_the_same() -> None:
     assert plan.shared_reads(*same, np.array([1000, 1000]))
     assert not plan.shared_reads(*apart, np.array([1000, 1000]))
     assert not plan.shared_reads(*spans([(0, 1000), (0, 0)]), np.array([5000, 0]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 12)), max_size=6))
+def test_an_offset_lies_in_an_interval_or_not(pieces: list[tuple[int, int]]) -> None:
+    starts, stops = plan.merged(*(np.array([p[0] + k * p[1] for p in pieces], np.int64) for k in (0, 1)))
+    inside = {b for a, z in zip(starts, stops, strict=True) for b in range(a, z)}
+    assert plan.lies_in(np.arange(90), starts, stops).tolist() == [b in inside for b in range(90)]

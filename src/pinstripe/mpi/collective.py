@@ -34,7 +34,7 @@ from .exchange import Bytes, Call, Rule
 from .extents import Access
 from .gather import gather
 from .hints import Hints
-from .plan import Ownership, Pattern, classify, edges, find_overlap, shared_reads
+from .plan import Ownership, Pattern, classify, edges, find_overlap, lies_in, shared_reads
 from .rank_error import MPIError, RankError, located
 from .scatter import scatter
 from .stages import Stages
@@ -285,7 +285,7 @@ class CollectiveFile:
             self.session.sequence += 1
             failure: BaseException | None = None
             try:
-                travelled = self._write(Call(self.channel, self._rule(summaries), summaries, access, self.stages), data)
+                self._write(Call(self.channel, self._rule(summaries), summaries, access, self.stages), data)
             except RankError:
                 raise
             except BaseException as caught:
@@ -293,8 +293,7 @@ class CollectiveFile:
             self._finish(failure)
             self.session.sequence += 1
             self._grow(summaries)
-            if travelled and self.readable:
-                self.session.settle()
+            self._settle()
 
     def _rule(self, summaries: Summaries, overlap: str | None = None) -> Rule:
         widths = np.unique(summaries["width"][summaries["nbytes"] > 0])
@@ -309,36 +308,39 @@ class CollectiveFile:
             int(widths[0]) if widths.size == 1 else 0,
         )
 
-    def _write(self, call: Call, data: Bytes) -> bool:
-        """Write one call's data by its pattern; return whether anything can have left its rank (the same on all ranks)."""
+    def _write(self, call: Call, data: Bytes) -> None:
+        """Write one call's data by its pattern."""
         pattern = classify(*call.spans)
         session, lo, sb = self.session, call.access.lo, call.rule.stripe_bytes
         if pattern is Pattern.empty:
-            return False
+            return
         if self.channel.size == 1 and call.access.single and call.rule.in_place:
             self.stages.contiguous += 1
             session.write(lo, data, call.rule.width)
             self.stages.stripes_in_place += max(0, call.access.hi // sb - -(-lo // sb))
-            return False
+            return
         if pattern is Pattern.contiguous and self.ownership.all_own and call.rule.in_place:
             self.stages.contiguous += 1
             plan = edges(*call.spans, sb, self.ownership, self.rank)
             whole = data[plan.start - lo : plan.stop - lo]
+            # What this rank holds of stripes that others write whole is older than that, and must not meet what comes later.
+            session.take_partial(lambda stripes: ~lies_in(stripes * sb, plan.whole_starts, plan.whole_stops))
 
             def write_whole() -> None:
                 session.write(plan.start, whole, call.rule.width)
                 self.stages.stripes_in_place += whole.size // sb
 
             send_strips(call, plan, data, session, write_whole)
-            return plan.travelling > 0
+            return
         self.stages.interleaved += 1
         scatter(call, data, session)
-        return self.channel.size > 1
 
     def _deliver_leftovers(self, summaries: Summaries) -> None:
         """Collective. Invariant 4."""
         if not (summaries["flags"] & Flag.leftover).any():
             return
+        # Stripes that a rank wrote whole, alone, take the place of older parts; their owners must know before parts meet.
+        self.session.settle(everything=False)
         access, data = _NO_ACCESS, _NO_BYTES
         error: BaseException | None = None
         try:
@@ -360,6 +362,7 @@ class CollectiveFile:
             extents=access.extent_count,
         )
         if not theirs["nbytes"].any():
+            self._settle()
             return
         self.stages.leftovers += 1
         failure: BaseException | None = None
@@ -371,6 +374,10 @@ class CollectiveFile:
             failure = caught
         self._finish(failure)
         self._grow(summaries)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Collective. Where the file can be read, let every rank read what any rank wrote in this call, wherever it lies."""
         if self.readable:
             self.session.settle()
 
@@ -515,8 +522,8 @@ class CollectiveFile:
                 failure = caught
             self._finish(failure)
             self.session.sequence += 1
-            if self.readable and size < present:
-                self.session.settle()
+            if size < present:
+                self._settle()
 
     def agree_on(self, operation: Operation, prepare: Callable[[], None]) -> None:
         """Collective. Do something local on every rank; an error on one is raised on all."""

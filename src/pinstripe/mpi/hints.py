@@ -13,14 +13,13 @@ from ..errors import ArgumentError
 from ..format.layout import Layout
 from ..options import Options
 
-__all__ = ["EXCHANGE_WORDS", "INFO_PREFIX", "Hints"]
+__all__ = ["INFO_PREFIX", "Hints"]
 
 INFO_PREFIX = "pinstripe_"
-EXCHANGE_WORDS = ("auto", "always", "never")
 
 _LAYOUT = tuple(field.name for field in dataclasses.fields(Layout))
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
-_EXCHANGE = ("exchange_write", "exchange_read")
+_CHANGEABLE = ("exchange_write", "exchange_read", "overlap")  # while a file is open
 _ROMIO_WORDS = {"automatic": "auto", "enable": "always", "disable": "never"}
 _ALIASES = {
     "striping_unit": "stripe_bytes",
@@ -42,23 +41,23 @@ class Hints:
         As for serial files.
     layout : dict
         Changes to the layout that a new file inherits.
-    exchange_write : str
-        ``auto``: stripes that one rank holds whole stay there. ``always``: every stripe goes to its owner.
-        ``never`` is ``auto``: a stripe that several ranks hold must travel.
-    exchange_read : str
-        ``auto``: owners read for all where ranks want the same stripes. ``always``, ``never``: forced.
     """
 
     options: Options
     layout: dict[str, Any]
-    exchange_write: str = "auto"
-    exchange_read: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in _EXCHANGE:
-            if getattr(self, name) not in EXCHANGE_WORDS:
-                raise ArgumentError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(EXCHANGE_WORDS)}")
         Layout.make(None, **self.layout)  # refuses what cannot be
+
+    @property
+    def exchange_write(self) -> str:
+        """See `Options`. ``never`` is ``auto``: a stripe that several ranks hold must travel."""
+        return self.options.exchange_write
+
+    @property
+    def exchange_read(self) -> str:
+        """See `Options`. ``auto``: owners read for all where ranks want the same stripes."""
+        return self.options.exchange_read
 
     @classmethod
     def make(cls, given: Mapping[str, Any] | None = None, **defaults: Any) -> Hints:
@@ -70,20 +69,16 @@ class Hints:
             A name that is no hint, or a value that it cannot have.
         """
         values = {name: value for name, value in (given or {}).items() if value is not None}
-        unknown = values.keys() - {*_LAYOUT, *_OPTIONS, *_EXCHANGE}
+        unknown = values.keys() - {*_LAYOUT, *_OPTIONS}
         if unknown:
             raise ArgumentError(
-                f"unknown hint {', '.join(sorted(unknown))}: the hints are {', '.join((*_OPTIONS, *_LAYOUT, *_EXCHANGE))}"
+                f"unknown hint {', '.join(sorted(unknown))}: the hints are {', '.join((*_OPTIONS, *_LAYOUT))}"
             )
-        for name in (*_EXCHANGE, *(name for name in _OPTIONS if name in defaults)):
-            if name not in values:
-                value = os.environ.get(f"PINSTRIPE_{name.upper()}", defaults.get(name))
-                if value is not None:
-                    values[name] = value
+        for name in defaults:
+            values.setdefault(name, os.environ.get(f"PINSTRIPE_{name.upper()}", defaults[name]))
         return cls(
             Options.make({name: values[name] for name in _OPTIONS if name in values}),
             {name: values[name] for name in _LAYOUT if name in values},
-            **{name: values[name] for name in _EXCHANGE if name in values},
         )
 
     @classmethod
@@ -111,16 +106,12 @@ class Hints:
         given = type(self).from_info(info)
         named = {info.Get_nthkey(number) for number in range(info.Get_nkeys())}
         named = {_ALIASES.get(key, key.removeprefix(INFO_PREFIX)) for key in named}
-        exchange = {name: getattr(given, name) for name in _EXCHANGE if name in named}
-        options = self.options
-        if "overlap" in named:
-            options = dataclasses.replace(options, overlap=given.options.overlap)
-        return dataclasses.replace(self, options=options, **exchange)
+        changes = {name: getattr(given.options, name) for name in _CHANGEABLE if name in named}
+        return dataclasses.replace(self, options=dataclasses.replace(self.options, **changes))
 
     def to_info(self, layout: Layout) -> MPI.Info:
         """Return the hints in use, the file's real layout among them, as a new `MPI.Info`; the caller frees it."""
         values = {**dataclasses.asdict(self.options), **dataclasses.asdict(layout)}
-        values |= {name: getattr(self, name) for name in _EXCHANGE}
         info = MPI.Info.Create()
         for name, value in values.items():
             if value is not None:

@@ -26,6 +26,7 @@ __all__ = [
     "edges",
     "find_overlap",
     "histogram_edges",
+    "lies_in",
     "merged",
     "route",
     "shared_reads",
@@ -170,6 +171,8 @@ class Edges:
         What comes from others, in rank order.
     travelling : int
         How many strips travel between any two ranks: the same on all ranks.
+    whole_starts, whole_stops : int64 arrays
+        Bytes that some rank writes as whole stripes: rising, disjoint, the same on all ranks.
     """
 
     start: int
@@ -178,6 +181,8 @@ class Edges:
     kept: Strips
     receives: Strips
     travelling: int
+    whole_starts: Offsets
+    whole_stops: Offsets
 
 
 def edges(lo: Offsets, hi: Offsets, nbytes: Offsets, stripe_bytes: int, ownership: Ownership, rank: int) -> Edges:
@@ -209,6 +214,7 @@ def edges(lo: Offsets, hi: Offsets, nbytes: Offsets, stripe_bytes: int, ownershi
         strips(mine & owned, owners),
         strips(owned & away, senders),
         int(np.count_nonzero(away)),
+        *merged(np.where(busy, first, 0), np.where(busy, last, 0)),
     )
 
 
@@ -357,6 +363,11 @@ def stripes_alone(stripes: Offsets, lo: Offsets, hi: Offsets, nbytes: Offsets, s
         return np.ones(stripes.size, np.bool_)
     begin, end = stripes * stripe_bytes, (stripes + 1) * stripe_bytes
     return np.asarray(np.searchsorted(starts, end, "left") == np.searchsorted(stops, begin, "right"))
+
+
+def lies_in(offsets: Offsets, starts: Offsets, stops: Offsets) -> Bools:
+    """Tell of each offset whether it lies in one of some rising, disjoint intervals."""
+    return np.asarray(np.searchsorted(starts, offsets, "right") > np.searchsorted(stops, offsets, "right"))
 
 
 def route(access: Access, cuts: Offsets, rounds: tuple[int, int], stripe_bytes: int) -> Pieces:

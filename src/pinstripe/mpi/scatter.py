@@ -2,7 +2,7 @@
 
 While the stripes of one round are encoded, the messages of the next are under way. A message is a header, a table of
 extents, the bytes. A rank that holds a stripe whole writes it where it is and sends its owner a claim instead of the
-bytes, unless nobody else comes near; so an owner sees every overlap.
+bytes; so an owner sees every overlap, and forgets what it holds of that stripe from earlier calls.
 """
 
 from __future__ import annotations
@@ -119,13 +119,11 @@ class _Scatter:
             kept[:] = False
         if not kept.any():
             return pieces, pieces.take(kept)
-        alone = stripes_alone(pieces.stripes, *self._call.spans, rule.stripe_bytes, rank)
-        if rule.overlap != "error":
-            kept &= alone  # elsewhere only the owner can let the higher rank win
+        if rule.overlap != "error":  # where others come near, only the owner can let the higher rank win
+            kept &= stripes_alone(pieces.stripes, *self._call.spans, rule.stripe_bytes, rank)
         staying = pieces.take(kept)
-        claimed = kept & ~alone
-        lengths = np.where(claimed, _CLAIM, pieces.lengths)
-        return Pieces(pieces.offsets, lengths, pieces.places, pieces.stripes).take(~kept | claimed), staying
+        lengths = np.where(kept, _CLAIM, pieces.lengths)
+        return Pieces(pieces.offsets, lengths, pieces.places, pieces.stripes), staying
 
     def _sizes(self, counts: npt.NDArray[np.int64]) -> Offsets:
         """Return the bytes of the message to or from each rank, per round; none to oneself, none without pieces."""
@@ -204,6 +202,10 @@ class _Scatter:
                     return
                 parts.append((source, incoming, came))
         self._check_overlap(parts)
+        claims = [some.stripes[some.lengths == _CLAIM] for _, _, some in parts]
+        claimed = np.concatenate([*claims, np.zeros(0, np.int64)])
+        if claimed.size:
+            self._sink.take_partial(lambda held: ~np.isin(held, claimed))
         stripes, covered = _coverage(parts, rule.stripe_bytes)
         whole = stripes[covered == rule.stripe_bytes]
         joined = _joined(parts, rank)
