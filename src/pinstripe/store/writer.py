@@ -126,6 +126,7 @@ class FrameWriter:
         self._open: dict[int, _Open] = {}
         self._closed: list[_Open] = []  # full or failed, still to be synced
         self._unsynced: set[int] = set()
+        self._unnamed: set[int] = set()  # targets whose directory has names that were not synced
         self._pool: ThreadPoolExecutor | None = None
         self._failed: dict[int, OSError] = {}
         self._n = 0
@@ -218,7 +219,6 @@ class FrameWriter:
                 self._closed.append(self._open.pop(target))
                 continue
             start, into.end = into.end, _end(batch, first, upto, into.end)
-            self.segments[into.slot]["length"] = into.end
             self._unsynced.add(into.slot)
             jobs.append(_Job(batch, first, upto, into, start, self._run(into.segment, batch, start, first, upto)))
             first = upto
@@ -266,6 +266,8 @@ class FrameWriter:
                     continue
                 finally:
                     self.counters.wait_ns += time.perf_counter_ns() - begun
+                entry = self.segments[job.into.slot]
+                entry["length"] = max(int(entry["length"]), _end(batch, job.first, job.last, job.start))
                 span = slice(job.first, job.last)
                 records["offset"][span] = batch.place(job.first, job.last, job.start)
                 records["segment"][span] = job.into.slot + 1
@@ -299,6 +301,7 @@ class FrameWriter:
             found = _Open(len(self.segments), segment, target)
             self.segments = np.concatenate([self.segments, entry])
             self._open[target] = found
+            self._unnamed.add(target)
             self._n += 1
             segment.write_at(encode_header(self.file_id, self.tx, self.stream, self._n - 1), 0)
         return found
@@ -361,11 +364,11 @@ class FrameWriter:
         """Make everything written durable; the segments' entries say so afterwards.
 
         An error first seen here is never answered by another fsync on the same descriptor: `recover` gets the segment's slot, and must
-        prove every frame in it or write it elsewhere, else raise.
+        prove every frame in it and write it elsewhere, else raise.
         """
         begun = time.perf_counter_ns()
-        while todo := [o for o in [*self._closed, *self._open.values()] if o.slot in self._unsynced]:
-            for opened in todo:
+        while self._unsynced or self._unnamed:
+            for opened in [o for o in [*self._closed, *self._open.values()] if o.slot in self._unsynced]:
                 self._unsynced.discard(opened.slot)
                 try:
                     opened.segment.sync()
@@ -374,8 +377,15 @@ class FrameWriter:
                     recover(opened.slot)
                     continue
                 self.segments[opened.slot]["flags"] |= SEGMENT_SYNCED
-        for target in {opened.target for opened in [*self._closed, *self._open.values()]}:
-            self.targets[target].sync_directory(self.file_id)
+            for target in sorted(self._unnamed):
+                self._unnamed.discard(target)
+                try:
+                    self.targets[target].sync_directory(self.file_id)
+                except OSError as error:
+                    self._leave(target, error)
+                    for opened in [o for o in [*self._closed, *self._open.values()] if o.target == target]:
+                        self.segments[opened.slot]["flags"] &= ~np.uint32(SEGMENT_SYNCED)
+                        recover(opened.slot)
         self.counters.sync_ns += time.perf_counter_ns() - begun
 
     def close(self) -> None:
