@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConflictError, DamageError, FencedError, OutcomeUnknownError
+from ..errors import ConflictError, DamageError, Error, FencedError, OutcomeUnknownError
 from ..format.layout import Layout
 from ..format.manifest import PAGE_RECORDS, SEGMENT_SYNCED
 from ..format.segment import segment_name
@@ -121,6 +121,7 @@ def commit(
     number = tx.next_number
     for _ in range(options.retries + 1):
         if options.durable:
+            _sync_inode(tx.directory)
             _sync_foreign(store, onto, path)
         manifest = build_manifest(
             tx.header,
@@ -156,6 +157,15 @@ def commit(
     )
 
 
+def _sync_inode(directory: str) -> None:
+    """NAMED: before a name may lead there. Its writer may have been another, that did not sync."""
+    fd = os.open(os.path.join(directory, "inode"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def _keep(tx: Transaction) -> str:
     tx.keep()
     return tx.id.hex()
@@ -169,23 +179,40 @@ def _link(tx: Transaction, number: int) -> None:
         if _carried(tx, number):  # a reply was lost, and the file's name tidied away by a collector
             return
         raise
-    except FileExistsError:
-        if _carried(tx, number):
-            return
-        if not os.path.exists(os.path.join(tx.directory, str(number))):
+    except FileExistsError as error:
+        try:
+            if _carried(tx, number):
+                return
+            os.lstat(os.path.join(tx.directory, str(number)))
+        except FileNotFoundError:
             raise OutcomeUnknownError("the generation that was first is gone again", path=tx.path) from None
+        except OSError:  # whose it is cannot be read
+            _end_unclear(tx, number, error)
+            return
         raise _Lost from None
     except OSError as error:
+        _end_unclear(tx, number, error)
+
+
+def _end_unclear(tx: Transaction, number: int, error: OSError) -> None:
+    """End a transaction whose link failed in a way that leaves it open; return if it was committed, else raise."""
+    try:
         tx.unname()  # FENCED: whatever is still under way cannot succeed any more
         numbers = list_numbers(tx.directory)
-        if any(_carried(tx, n) for n in numbers):
-            return
-        if any(n >= number for n in numbers):
-            raise OutcomeUnknownError(
-                f"the commit's link failed ({error.strerror}), and another generation stands there: look before you repeat it",
-                path=tx.path,
-            ) from error
-        raise
+        carried = any(_carried(tx, n) for n in numbers)
+    except OSError as again:
+        raise OutcomeUnknownError(
+            f"the commit's link failed ({error.strerror}), and what came of it cannot be seen ({again.strerror})",
+            path=tx.path,
+        ) from error
+    if carried:
+        return
+    if any(n >= number for n in numbers):
+        raise OutcomeUnknownError(
+            f"the commit's link failed ({error.strerror}), and another generation stands there: look before you repeat it",
+            path=tx.path,
+        ) from error
+    raise error
 
 
 def _carried(tx: Transaction, number: int) -> bool:
@@ -211,17 +238,33 @@ def _committed(
     """After the link: sync the directory, make the copy. The name TX.tx is removed by the caller, after a new file's name is in place."""
     if options.durable:
         try:
-            fsync_directory(tx.directory)
-            if tx.base == 0:  # a directory is old only when a durable generation stands in it
-                fsync_directory(os.path.dirname(tx.directory))
-                fsync_directory(os.path.dirname(os.path.dirname(tx.directory)))
+            _sync_directories(tx.directory)
         except OSError as error:
             raise OutcomeUnknownError(
                 f"the commit was linked, but its directory could not be synced ({error.strerror})", path=path
             ) from error
-    committed = Generation.from_path(tx.file_id, os.path.join(tx.directory, str(number)), number)
-    _copy_manifest(store, tx, committed, access_of(os.stat(os.path.join(tx.directory, "inode"))))
+    header, tables = dataclasses.replace(manifest.header, number=number), manifest.body[0]
+    assert isinstance(tables, bytes)
+    committed = Generation(  # from memory: nothing that fails from here on makes the commit undone
+        tx.file_id,
+        header.layout,
+        number=number,
+        header=header,
+        tables=tables,
+        path=os.path.join(tx.directory, str(number)),
+    )
+    try:
+        _copy_manifest(store, tx, committed, access_of(os.stat(os.path.join(tx.directory, "inode"))))
+    except (Error, OSError) as error:
+        logger.info("no copy of the manifest of %s: %s", path, error)
     return committed
+
+
+def _sync_directories(directory: str) -> None:
+    """DURABLE: all three, always: who made them may have been another writer, that did not sync, or died before it could."""
+    fsync_directory(directory)
+    fsync_directory(os.path.dirname(directory))
+    fsync_directory(os.path.dirname(os.path.dirname(directory)))
 
 
 COPY_MOST_BYTES = 64 << 20
@@ -324,7 +367,8 @@ def make_durable(store: Store, file_id: bytes) -> None:
     head = Generation.head(store, inode, directory)
     try:
         if head.durable:
-            fsync_directory(directory)
+            _sync_inode(directory)
+            _sync_directories(directory)
             return
         tx = Transaction(store, file_id, head.layout)
         tx.register()

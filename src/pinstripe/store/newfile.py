@@ -81,11 +81,17 @@ def _unnamed_inode(directory: str, data: bytes) -> int:
     """Make an inode without a name in `directory`, so that setgid groups and default ACLs hold; return its descriptor."""
     fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
     try:
-        os.write(fd, data)
+        _write_whole(fd, data)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _write_whole(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def _hidden_inode(directory: str, data: bytes, tx: bytes) -> tuple[int, str]:
@@ -93,7 +99,7 @@ def _hidden_inode(directory: str, data: bytes, tx: bytes) -> tuple[int, str]:
     path = os.path.join(directory, f".pinstripe-{tx.hex()}")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        os.write(fd, data)
+        _write_whole(fd, data)
     except BaseException:
         os.close(fd)
         os.unlink(path)
@@ -160,18 +166,24 @@ class NewFile:
         FileExistsError
             Mode x, and the name is taken.
         OutcomeUnknownError
-            TX.name and TX.tx are gone: collected by somebody who took this writer for dead, or named and replaced.
+            TX.name and TX.tx are gone: collected by somebody who took this writer for dead, or named and replaced; or the name
+            is there, and its directory could not be synced.
         """
         try:
             if not self.refuse_existing:
                 os.rename(self.pending, self.path)
             else:
                 self._rename_or_refuse()
+        except FileExistsError:
+            raise
         except FileNotFoundError:
             self._look_after_enoent()
+        except OSError:
+            if not self._is_named_all_the_same():
+                raise
         self.pending = ""
         if sync:
-            fsync_directory(os.path.dirname(self.path))
+            _sync_name(self.path)
 
     def _rename_or_refuse(self) -> None:
         try:
@@ -192,6 +204,21 @@ class NewFile:
         raise OutcomeUnknownError(
             "the new file's name may have been made and replaced: look before you repeat it", path=self.path
         )
+
+    def _is_named_all_the_same(self) -> bool:
+        """The rename failed: it may be done, or still under way. Without TX.name it cannot be done any more; then the name tells (TOLD)."""
+        inode = os.path.join(os.path.dirname(self.pending), "inode")
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.pending)
+            return os.path.samestat(os.lstat(self.path), os.lstat(inode))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise OutcomeUnknownError(
+                f"whether the new file got its name cannot be told ({error.strerror}): look before you repeat it",
+                path=self.path,
+            ) from error
 
     def _link_name(self) -> None:
         """Without a rename that refuses to replace (NFS): link, then unlink TX.name; only who unlinked it has named the file."""
@@ -259,29 +286,47 @@ def write_inline(store: Store, inode: Inode, path: str, *, refuse_existing: bool
             return False
         if sync:
             os.fsync(fd)
-        if hidden and not refuse_existing:
-            os.rename(hidden, path)
-            hidden = ""
-        elif hidden:
+        if hidden and refuse_existing:
             os.link(hidden, path)
+        elif hidden:
+            os.rename(hidden, path)
         else:
             try:
                 link_descriptor(fd, path)
             except FileExistsError:
                 if refuse_existing:
                     raise
-                aside = os.path.join(parent, f".pinstripe-{inode.file_id.hex()}")
-                link_descriptor(fd, aside)
-                os.rename(aside, path)
+                hidden = os.path.join(parent, f".pinstripe-{inode.file_id.hex()}")
+                link_descriptor(fd, hidden)
+                os.rename(hidden, path)
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP):
-            raise UnsupportedError("this directory's file system cannot link files", path=parent) from error
-        raise
+        if not _is_at(path, fd):
+            if error.errno in (errno.EPERM, errno.EOPNOTSUPP):
+                raise UnsupportedError("this directory's file system cannot link files", path=parent) from error
+            raise
     finally:
         if hidden:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(hidden)
         os.close(fd)
     if sync:
-        fsync_directory(parent)
+        _sync_name(path)
     return True
+
+
+def _is_at(path: str, fd: int) -> bool:
+    """Whether a name is the opened inode: then what failed to make it so made it so, and an answer was lost (TOLD)."""
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
+
+
+def _sync_name(path: str) -> None:
+    try:
+        fsync_directory(os.path.dirname(path))
+    except OSError as error:
+        raise OutcomeUnknownError(
+            f"the file has its name, but the directory could not be synced ({error.strerror}): a power cut may undo it",
+            path=path,
+        ) from error

@@ -22,6 +22,7 @@ from ..targets.contract import Access
 from .directory_layout import layout_of
 from .generation import Generation, list_numbers, newest_durable, read_header
 from .inode_file import read_inode
+from .naming import naming
 from .newfile import access_of
 from .place import Place, locate
 from .session import MovedError, Session, base_of, register
@@ -87,7 +88,8 @@ def open_session(
     session: Session | None = None
     if team.rank == 0:
         try:
-            session = _open_first(path, mode, team, options, name_at_open, exclusive, layout, generation)
+            with naming(os.fspath(path)):
+                session = _open_first(path, mode, team, options, name_at_open, exclusive, layout, generation)
         except Exception as raised:
             error = raised
     team.agree(error)

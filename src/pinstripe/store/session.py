@@ -17,18 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DamageError, Error, FencedError, StaleError
+from ..errors import DamageError, Error, FencedError, OutcomeUnknownError, StaleError
 from ..format.inode import Inode
 from ..format.manifest import SEGMENT_ENTRY
 from ..options import Options
 from ..targets.contract import Access, Target
 from .collect import collect, collect_removed
-from .commit import Proposal, commit
+from .commit import Proposal, commit, make_durable
 from .cpus import cpus_for_threads
 from .draft import Array, Draft
+from .fresh import fsync_directory
 from .generation import Generation, list_numbers, read_header
 from .index import CHANGE, Index
 from .inode_file import read_inode
+from .naming import naming
 from .newfile import NewFile, link_opened_inode, write_inline
 from .placement import spread, striped_targets
 from .reader import FrameReader
@@ -46,6 +48,7 @@ _TOLD = np.dtype([("change", CHANGE), ("segment", SEGMENT_ENTRY)])
 
 _SCOPE = np.dtype([("size", "<i8"), ("cut", "<u8"), ("flags", "<u8")])
 _TRUNCATED, _CHANGED = 1, 2
+_NO_TX = bytes(16)
 
 
 @dataclasses.dataclass(slots=True)
@@ -84,6 +87,7 @@ class Session(Draft):
         self.replaces = mode == "w"
         self._threads = options.threads or cpus_for_threads(team.size)
         self._writers = 0
+        self._ended: OSError | None = None  # why there is no transaction after a commit
         super().__init__(
             base,
             base.layout if base.header is not None else inode.layout,
@@ -105,7 +109,8 @@ class Session(Draft):
         tx = Transaction(self.store, self.file_id, self.layout, ranks=self.team.size)
         new = NewFile(self.store, self.inode, self.path, self.mode in ("x", "c", "a"))
         try:
-            new.make(tx)
+            with naming(self.path):
+                new.make(tx)
         except BaseException:
             tx.discard()
             new.unmake()
@@ -124,9 +129,16 @@ class Session(Draft):
             if self.unborn:
                 self.be_born()
             elif not self.tx_id:
-                raise FencedError("this session has no transaction: its last commit failed", path=self.path)
+                raise self._without_transaction()
             self._writer = self._make_writer(self.team.rank + self._writers * self.team.size)
         return self._writer
+
+    def _without_transaction(self) -> FencedError:
+        return FencedError(
+            f"this session has no transaction any more ({self._ended or 'its last commit failed'}): open the file anew",
+            path=self.path,
+            code=self._ended.errno if self._ended is not None else None,
+        )
 
     def _make_writer(self, stream: int) -> FrameWriter:
         usable = self._usable_targets()
@@ -267,12 +279,13 @@ class Session(Draft):
             begun = time.perf_counter_ns()
             try:
                 if proposal is not None:
-                    self._commit(proposal)
+                    with naming(self.path):
+                        self._commit(proposal)
                 if not final:
                     self._begin_again()
                 elif self.transaction is not None:
-                    self._end_transaction(committed=proposal is not None)
-                result = self.tx_id + json.dumps([self.base.path, self._size]).encode()
+                    self._end_transaction(committed=False)
+                result = (self.tx_id or _NO_TX) + json.dumps([self.base.path, self._size]).encode()
             except Exception as raised:
                 error = raised
             self.counters.commit_ns += time.perf_counter_ns() - begun
@@ -283,11 +296,12 @@ class Session(Draft):
 
     def _finish_writing(self) -> None:
         """Flush, sync, close: on a network file system too, everything is there before the link."""
-        self.flush()
-        if self._writer is not None:
-            if self.options.durable:
-                self._writer.sync(self._recover)
-            self._writer.close()
+        with naming(self.path):
+            self.flush()
+            if self._writer is not None:
+                if self.options.durable:
+                    self._writer.sync(self._recover)
+                self._writer.close()
 
     def _recover(self, slot: int) -> None:
         """A segment's sync failed: read it back, verify each frame, write it elsewhere; what does not verify is the error."""
@@ -367,20 +381,27 @@ class Session(Draft):
         """On the first rank: the commit, a new file's name, tidying."""
         tx = self.transaction
         if tx is None:
-            raise FencedError("this session has no transaction: its last commit failed", path=self.path)
+            raise self._without_transaction()
         if self.new_file is None and not _is_named(tx.directory):
             raise FileNotFoundError(
                 errno.ENOENT, "the file was removed while it was open; nothing was published", self.path
             )
         generation = commit(self.store, tx, self.base, proposal, self.layout, self.options, self.path, self._rewrite)
         if self.new_file is not None:
+            replaced = _id_at(self.path) if self.mode == "w" else None
             try:
-                self.new_file.put_name(sync=self.options.durable)
+                if replaced is not None and not self.options.durable:  # somebody made the name meanwhile
+                    make_durable(self.store, self.file_id)
+                self.new_file.put_name(sync=self.options.durable or replaced is not None)
             except OSError:
                 generation.close()
                 self.abandon()
                 raise
             self.new_file = None
+            if replaced is not None:
+                collect_removed(self.store, replaced)
+        elif self.options.durable:
+            self._sync_name()
         with contextlib.suppress(OSError):
             os.utime(os.path.join(tx.directory, "inode"))
         self._end_transaction(committed=True)
@@ -406,17 +427,42 @@ class Session(Draft):
 
     def _end_transaction(self, *, committed: bool) -> None:
         tx, self.transaction, self.tx_id = self.transaction, None, b""
-        if tx is not None:
+        if tx is None:
+            return
+        try:
             if committed:
                 tx.unname()
             else:
                 tx.discard()
+        except (Error, OSError) as error:  # what was published is published; a collector does it when this process ends
+            logger.warning("%s: the transaction's end was not tidied: %s", self.path, error)
+
+    def _sync_name(self) -> None:
+        """The name may have been made by another writer, that did not sync it."""
+        try:
+            fsync_directory(os.path.dirname(self.path))
+        except FileNotFoundError:
+            return  # moved, by a rename that syncs
+        except OSError as error:
+            raise OutcomeUnknownError(
+                f"the commit was linked, but the directory of its name could not be synced ({error.strerror})",
+                path=self.path,
+            ) from error
 
     def _begin_again(self) -> None:
-        """After a commit that does not end the session: a new transaction, on what is now the head."""
+        """After a commit that does not end the session: a new transaction, on what is now the head; if none can be had, writing ends here."""
         if self.transaction is not None:  # nothing was published: the old transaction goes on
             self._begin_on(self.base)
             return
+        try:
+            with naming(self.path):
+                self._register_again()
+        except OSError as error:  # the commit stands all the same
+            self._ended = error
+            logger.warning("%s: nothing more can be written through this one: %s", self.path, error)
+            self._begin_on(self.base)
+
+    def _register_again(self) -> None:
         inode, seen = read_inode(self.path)
         if inode.file_id != self.file_id:
             raise StaleError(
@@ -442,9 +488,8 @@ class Session(Draft):
         """On every rank: what the first one committed becomes the base."""
         head = self.team.broadcast(self.base.head_bytes() if self.team.rank == 0 else None)
         heard = self.team.broadcast(result)
-        tx_bytes = 0 if final else 16
-        self.tx_id = heard[:tx_bytes]
-        path, _ = json.loads(heard[tx_bytes:])
+        self.tx_id = heard[:16] if heard[:16] != _NO_TX else b""
+        path, _ = json.loads(heard[16:])
         self._writer = None
         if self.team.rank != 0:
             self.base.close()
@@ -462,8 +507,10 @@ class Session(Draft):
         self.cache.overlay(0, data)
         inode = Inode(self.file_id, "inline", self.layout, data.tobytes())
         replaced = _id_at(self.path) if self.mode == "w" else None
-        if not write_inline(self.store, inode, self.path, refuse_existing=self.mode != "w", sync=self.options.durable):
-            return False
+        durable = self.options.durable or replaced is not None  # a replace makes the new file durable first
+        with naming(self.path):
+            if not write_inline(self.store, inode, self.path, refuse_existing=self.mode != "w", sync=durable):
+                return False
         if replaced is not None:
             collect_removed(self.store, replaced)
         self.inode, self.unborn = inode, False
@@ -531,7 +578,9 @@ def _add(total: Counters, writer: FrameWriter) -> None:
 def register(store: Store, inode: Inode, path: str, seen: os.stat_result, ranks: int) -> Transaction:
     """Register a transaction on a file that has a name; then check that ``inode`` is still this inode and is named."""
     tx = Transaction(store, inode.file_id, inode.layout, ranks=ranks)
-    if inode.kind == "inline" and not os.path.lexists(os.path.join(tx.directory, "inode")):  # a crash may leave it empty
+    if inode.kind == "inline" and not os.path.lexists(
+        os.path.join(tx.directory, "inode")
+    ):  # a crash may leave it empty
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             now = os.fstat(fd)
