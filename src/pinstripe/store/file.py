@@ -2,20 +2,23 @@
 
 They are subclasses of our own because the standard ones commit half a file when an exception closes them. Here ``close()`` commits; leaving
 ``with`` by an exception discards back to the last `sync`; collected unclosed = discarded, with a ResourceWarning; ``flush()`` does not
-publish, ``sync()`` does. In a forked child every call raises, and close and collection do nothing.
+publish, ``sync()`` does. After a write that failed nothing more is published: whoever caught that error meets it again at ``close()``.
+In a forked child every call raises, and close and collection do nothing.
 """
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import threading
 import warnings
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from ..errors import ArgumentError, ForkedError, UnsupportedError
 from ..options import Options
+from .forked import release, watch
 from .opening import open_session
 from .session import Session
 
@@ -36,7 +39,12 @@ class RawFile(io.RawIOBase):
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._position = session.size if session.mode == "a" else 0
-        self._given_up = False  # discarded, or a write failed: close() must not publish
+        # What close() must know: whether to publish, and which error nobody was told of again.
+        self._discarded = False
+        self._failure: BaseException | None = None
+        self._closing = False
+        self._untold: BaseException | None = None
+        watch(self)
 
     # --- what it is --------------------------------------------------------------------------------------------------
 
@@ -72,11 +80,30 @@ class RawFile(io.RawIOBase):
         """Number of the generation that was opened or last published."""
         return self.session.generation
 
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(f"cannot pickle or copy {type(self).__name__}: its transaction belongs to one object")
+
     def _check(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedError(f"{self.name}: opened by process {self._pid}; open it anew in this one")
         if self.closed:
             raise ValueError("I/O operation on closed file")
+
+    @property
+    def _given_up(self) -> bool:
+        return self._discarded or self._failure is not None
+
+    def _check_not_given_up(self) -> None:
+        if self._discarded:
+            raise UnsupportedError(
+                "what was written was given up: open the file anew", path=self.name, code=errno.ECANCELED
+            )
+        if self._failure is not None:
+            self._raise_again(self._failure)
+
+    def _raise_again(self, failure: BaseException) -> NoReturn:
+        code = failure.errno if isinstance(failure, OSError) and failure.errno else errno.ECANCELED
+        raise OSError(code, f"nothing was published, because an earlier call failed: {failure}", self.name) from failure
 
     # --- reading and writing -----------------------------------------------------------------------------------------
 
@@ -115,23 +142,28 @@ class RawFile(io.RawIOBase):
         """Write at the position; in mode a at the end."""
         with self._lock:
             self._check()
-            if self._given_up:
-                return memoryview(data).nbytes
+            if self._closing and self._given_up:
+                return memoryview(data).nbytes  # what a buffer still held
             position = self.session.size if self.session.mode == "a" else self._position
             count = self.pwrite(data, position)
             self._position = position + count
             return count
 
     def pwrite(self, data: Any, offset: int) -> int:
-        """Write at an offset, whatever the position."""
+        """Write at an offset, whatever the position; not in mode a, which writes at the end only."""
         with self._lock:
             self._check()
             if not self.writable():
                 raise io.UnsupportedOperation("not writable")
+            if self.session.mode == "a" and offset != self.session.size:
+                raise io.UnsupportedOperation("mode a writes at the end: open with r+ to write elsewhere")
+            self._check_not_given_up()
             try:
                 return self.session.write(offset, data)
-            except OSError:
-                self._given_up = True
+            except ArgumentError:  # before anything was written
+                raise
+            except BaseException as error:
+                self._failure = error
                 raise
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
@@ -158,8 +190,15 @@ class RawFile(io.RawIOBase):
             self._check()
             if not self.writable():
                 raise io.UnsupportedOperation("not writable")
+            self._check_not_given_up()
             size = self._position if size is None else size
-            self.session.resize(size)
+            try:
+                self.session.resize(size)
+            except ArgumentError:
+                raise
+            except BaseException as error:
+                self._failure = error
+                raise
             return size
 
     # --- ending ------------------------------------------------------------------------------------------------------
@@ -170,37 +209,53 @@ class RawFile(io.RawIOBase):
             self._check()
             if not self.writable():
                 raise UnsupportedError("the file is open for reading only", path=self.name)
+            self._check_not_given_up()
             try:
                 return self.session.publish()
-            except BaseException:
-                self._given_up = True
+            except BaseException as error:
+                self._failure = error
                 raise
 
     def discard(self) -> None:
-        """Give up what was written since the last `sync`; close() then publishes nothing."""
-        self._given_up = True
+        """Give up what was written since the last `sync`; close() then publishes nothing, and nothing more can be written."""
+        self._check()
+        self._discarded = True
 
     def close(self) -> None:
-        """Publish and close; after a failed write or an exception in ``with``, discard and close."""
+        """Publish and close; after an exception in ``with`` discard and close, after a call that failed also say so."""
+        self._begin_to_close()
         if self.closed:
-            return
-        if os.getpid() != self._pid:
-            super().close()
             return
         with self._lock:
             try:
                 if self.session.mode != "r":
-                    if not self._given_up:
-                        try:
-                            self.session.publish(final=True)
-                        except BaseException:
-                            self.session.discard()
-                            raise
-                    else:
-                        self.session.discard()
+                    self._publish_or_discard()
             finally:
                 self.session.close()
                 super().close()
+        if self._untold is not None:
+            self._raise_again(self._untold)
+
+    def _begin_to_close(self) -> None:
+        """Note, before buffers are flushed, which failure the caller perhaps forgot; in a forked child leave all to the parent."""
+        if os.getpid() != self._pid:
+            release(self)
+            self._pid, self._lock = os.getpid(), threading.RLock()
+            self._discarded = self._closing = True
+            self.session.mode = "r"
+        if not self._closing:
+            self._closing = True
+            self._untold = None if self._discarded else self._failure
+
+    def _publish_or_discard(self) -> None:
+        if self._given_up:
+            self.session.discard()
+            return
+        try:
+            self.session.publish(final=True)
+        except BaseException:
+            self.session.discard()
+            raise
 
     def __enter__(self) -> Self:
         self._check()
@@ -210,7 +265,7 @@ class RawFile(io.RawIOBase):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.discard()
+            self._discarded = True
         self.close()
 
     def __del__(self) -> None:
@@ -227,12 +282,12 @@ def _collected(file: Any, pid: int) -> None:
     except (AttributeError, ValueError):  # half made
         return
     raw = _raw_of(file)
-    if raw.session.mode != "r":
+    raw.discard()
+    file.close()
+    if raw.mode not in ("r", "rb", "rt"):
         warnings.warn(
             f"{raw.name} was not closed: what was written is discarded", ResourceWarning, source=file, stacklevel=3
         )
-    raw.discard()
-    file.close()
 
 
 def _raw_of(file: Any) -> RawFile:
@@ -269,7 +324,7 @@ class _Wrapped:
         return self._file.sync()
 
     def discard(self) -> None:
-        """Give up what was written since the last `sync`."""
+        """Give up what was written since the last `sync`; see `RawFile.discard`."""
         self._file.discard()
 
     def close(self) -> None:
@@ -279,17 +334,21 @@ class _Wrapped:
         except (AttributeError, ValueError):  # half made
             return
         if os.getpid() != file._pid:
-            file._given_up = True
-            file._pid = os.getpid()  # so that what is buffered is swallowed and not refused
-            file.session.mode = "r"
+            release(self)
+            if isinstance(self, TextFile):
+                release(self.buffer)
+        file._begin_to_close()
         super().close()  # type: ignore[misc]
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.discard()
+            self._file._discarded = True
         self.close()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(f"cannot pickle or copy {type(self).__name__}: its transaction belongs to one object")
 
     def __del__(self) -> None:
         try:
@@ -316,6 +375,8 @@ BufferedFile = _Reader | _Writer | _Random
 
 class TextFile(_Wrapped, io.TextIOWrapper):
     """A file of a store as text."""
+
+    mode = "r"
 
 
 def open_file(
@@ -381,9 +442,18 @@ def open_file(
     raw = RawFile(session, mode)
     if buffering == 0:
         return raw
-    size = _BUFFER_BYTES if buffering < 0 else max(buffering, 2)
-    updating = "+" in letters
-    buffered = (_Random if updating else _Reader if action == "r" else _Writer)(raw, size)
-    return (
-        buffered if binary else TextFile(buffered, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)
-    )
+    try:
+        size = _BUFFER_BYTES if buffering in (-1, 1) else buffering
+        updating = "+" in letters
+        buffered = (_Random if updating else _Reader if action == "r" else _Writer)(raw, size)
+        watch(buffered)
+        if binary:
+            return buffered
+        text = TextFile(buffered, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)
+        text.mode = mode
+        watch(text)
+        return text
+    except BaseException:  # an encoding that nobody knows, say
+        raw.discard()
+        raw.close()
+        raise
