@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ..errors import ArgumentError, UnsupportedError
 from ..format.layout import Layout
+from ..format.manifest import STRIPES_LIMIT
 from ..options import Options
 from .cache import PartialStripes, StripeCache
 from .generation import Generation
@@ -108,8 +109,7 @@ class Draft(abc.ABC):
     def resize(self, size: int) -> None:
         """Set the size, the same on every rank: what lies beyond is cut off, what is new reads as zeros."""
         self._check_writable()
-        if size < 0:
-            raise ArgumentError(f"size={size}: must be 0 or more")
+        self._check_end("size", size, size)
         sb = self.layout.stripe_bytes
         self._load_inline()
         if size < self._size:
@@ -240,8 +240,7 @@ class Draft(abc.ABC):
         count = len(flat)
         if not count:
             return 0
-        if offset < 0:
-            raise ArgumentError(f"offset={offset}: must be 0 or more")
+        self._check_end("offset", offset, offset + count)
         self._load_inline()
         sb = self.layout.stripe_bytes
         end = offset + count
@@ -467,6 +466,11 @@ class Draft(abc.ABC):
                     entry.buffer[:] = under
         self._write_cached(stripes)
 
+    def _check_end(self, word: str, value: int, end: int) -> None:
+        most = min(STRIPES_LIMIT * self.layout.stripe_bytes, (1 << 63) - 1)
+        if value < 0 or end > most:
+            raise ArgumentError(f"{word}={value}: must be 0 or more, and this file ends at {most} bytes at the latest")
+
     def _check_writable(self) -> None:
         if not self.writable:
             raise UnsupportedError("the file is open for reading only", path=self.path, code=errno.EBADF)
@@ -477,11 +481,11 @@ def _flat(buffer: Any, *, writable: bool = True) -> Bytes:
     view = memoryview(buffer)
     if writable and view.readonly:
         raise ArgumentError("the buffer to read into is read-only")
-    if not view.contiguous:
+    if not view.c_contiguous:
         raise ArgumentError("the buffer is not contiguous: pass np.ascontiguousarray(...) of it")
     if view.nbytes == 0:
         return np.zeros(0, np.uint8)
-    return np.frombuffer(view.cast("B") if view.format != "B" or view.ndim != 1 else view, np.uint8)
+    return np.frombuffer(view, np.uint8)
 
 
 def _cut_at_stripes(
