@@ -49,7 +49,7 @@ def content(size: int, seed: int) -> bytes:
     if kind == 0:
         return bytes(size)
     if kind == 1:
-        return (f"line {seed} " * (size // 8 + 1)).encode()[:size]
+        return (f"line {seed} " * (size // 7 + 1)).encode()[:size]
     return random.Random(seed).randbytes(size)
 
 
