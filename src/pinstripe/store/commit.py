@@ -39,6 +39,7 @@ from .fresh import fsync_directory
 from .generation import Generation, list_numbers, read_header
 from .index import CHANGE, NO_STRIPE, Manifest, build_manifest
 from .merge import changed_stripes, merge_bytes
+from .naming import naming
 from .newfile import access_of
 from .reader import FrameReader
 from .transaction import Transaction
@@ -161,7 +162,8 @@ def _sync_inode(directory: str) -> None:
     """NAMED: before a name may lead there. Its writer may have been another, that did not sync."""
     fd = os.open(os.path.join(directory, "inode"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        os.fsync(fd)
+        with naming(directory):
+            os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -371,12 +373,14 @@ def make_durable(store: Store, file_id: bytes) -> None:
             _sync_directories(directory)
             return
         tx = Transaction(store, file_id, head.layout)
-        tx.register()
-        tx.record_base(head.number, max(numbers))
+        with naming(directory):
+            tx.register()
+            tx.record_base(head.number, max(numbers))
         try:
             empty = np.zeros(0, CHANGE)
             proposal = Proposal(empty, head.segments[:0], head.size)
-            commit(store, tx, head, proposal, head.layout, Options(), directory, _no_rewrite).close()
+            with naming(directory):
+                commit(store, tx, head, proposal, head.layout, Options(), directory, _no_rewrite).close()
         except BaseException:
             tx.discard()
             raise

@@ -7,6 +7,7 @@ import errno
 import os
 
 from .filesystem import sync_filesystem
+from .naming import naming
 
 __all__ = ["force_fresh", "fsync_directory", "link_descriptor", "rename_noreplace"]
 
@@ -68,6 +69,7 @@ def fsync_directory(path: str) -> None:
         sync_filesystem(os.path.dirname(path))
         return
     try:
-        os.fsync(fd)
+        with naming(path):
+            os.fsync(fd)
     finally:
         os.close(fd)

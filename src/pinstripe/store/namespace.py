@@ -30,6 +30,7 @@ from .directory_layout import LAYOUT_NAME, layout_of, own_layout, set_layout
 from .fresh import fsync_directory
 from .inode_file import open_inode, read_any_inode, read_inode
 from .listing import DirEntry, exists, isdir, isfile, lexists, listdir, lstat, readlink, scandir, stat, walk
+from .naming import naming
 from .place import AnyPath, Place, check_symlink, locate
 
 __all__ = [
@@ -235,7 +236,8 @@ def _make_file_durable(place: Place) -> None:
         return
     fd = open_inode(place)
     try:
-        os.fsync(fd)
+        with naming(place.path):
+            os.fsync(fd)
     finally:
         os.close(fd)
     make_durable(place.store, inode.file_id)

@@ -534,6 +534,8 @@ class Session(Draft):
         if self.team.rank == 0:
             try:
                 self.abandon()
+            except OSError as raised:  # a collector does what is left, when this process ends
+                logger.warning("%s: what was discarded was not tidied: %s", self.path, raised)
             except Exception as raised:
                 error = raised
         self.tx_id = b""
