@@ -215,8 +215,9 @@ class PosixTarget(Target):
         except (FileNotFoundError, NotADirectoryError) as error:
             raise self._missing() from error
         try:
-            self._check_identity(root)
-            yield root
+            with _naming(self.path):
+                self._check_identity(root)
+                yield root
         finally:
             os.close(root)
 
@@ -255,7 +256,12 @@ class PosixTarget(Target):
     @contextmanager
     def _file_directory(self, file_id: bytes, flags: int = _PATH_FLAGS) -> Iterator[int]:
         name = file_id.hex()
-        with self._root() as root, _opened(name[:2], _PATH_FLAGS, root) as shard, _opened(name, flags, shard) as found:
+        with (
+            self._root() as root,
+            _opened(name[:2], _PATH_FLAGS, root) as shard,
+            _opened(name, flags, shard) as found,
+            _naming(self._place(file_id)),
+        ):
             yield found
 
     # --- making ------------------------------------------------------------------------------------------------------
@@ -462,6 +468,19 @@ def _read_identity(root: int, path: str) -> tuple[bytes, bytes]:
             target=path,
         )
     return store_id, target_id
+
+
+@contextmanager
+def _naming(place: str) -> Iterator[None]:
+    """Within, calls are relative to a descriptor of `place`: their errors say so."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = place
+        elif isinstance(error.filename, str) and not os.path.isabs(error.filename):
+            error.filename = os.path.join(place, error.filename)
+        raise
 
 
 @contextmanager
