@@ -190,8 +190,7 @@ def _open_existing(
         session = Session(store, place.path, inode, mode, team, options, base)
         session.access = access_of(seen)
         return session
-    if not os.access(place.path, os.W_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place.path)
+    _check_access(place.path, place.path, os.W_OK)
     tx = register(store, inode, place.path, seen, team.size)
     try:
         if exclusive:
@@ -218,8 +217,7 @@ def _open_new(
     place: Place, mode: str, team: Team, options: Options, name_at_open: bool, layout: dict[str, Any] | None
 ) -> Session:
     os.stat(place.directory)  # ENOENT, ENOTDIR as the system says
-    if not os.access(place.directory, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), place.path)
+    _check_access(place.directory, place.path, os.W_OK | os.X_OK)
     file_layout = Layout.make(layout_of(place.directory), **(layout or {}))
     inode = Inode(secrets.token_bytes(16), "generations", file_layout)
     base = Generation(inode.file_id, file_layout)
@@ -237,6 +235,13 @@ def _open_new(
                 raise
             session.new_file = None
     return session
+
+
+def _check_access(path: str, named: str, wanted: int) -> None:
+    """Refuse as the system would: PermissionError, or EROFS on a read-only mount."""
+    if not os.access(path, wanted):
+        code = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(code, os.strerror(code), named)
 
 
 def _generation(
