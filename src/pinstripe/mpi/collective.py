@@ -304,7 +304,7 @@ class CollectiveFile:
             layout.block_bytes,
             self.ownership,
             overlap or hints.options.overlap,
-            hints.exchange_write != "always" and overlap is None,
+            hints.options.exchange_write != "always" and overlap is None,
             int(widths[0]) if widths.size == 1 else 0,
         )
 
@@ -463,8 +463,8 @@ class CollectiveFile:
         flags = summaries["flags"]
         if self.channel.size == 1 or (flags & (Flag.unordered | Flag.leftover)).any():
             return False
-        if self.hints.exchange_read != "auto":
-            return self.hints.exchange_read == "always" and bool(summaries["nbytes"].any())
+        if self.hints.options.exchange_read != "auto":
+            return self.hints.options.exchange_read == "always" and bool(summaries["nbytes"].any())
         return shared_reads(summaries["lo"], summaries["hi"], summaries["nbytes"], summaries["touched"])
 
     def _refuse_read(self) -> None:

@@ -13,15 +13,11 @@ from ..errors import ArgumentError
 from ..format.layout import Layout
 from ..options import Options
 
-__all__ = ["INFO_PREFIX", "Hints"]
+__all__ = ["ALIASES", "INFO_PREFIX", "Hints"]
 
 INFO_PREFIX = "pinstripe_"
 
-_LAYOUT = tuple(field.name for field in dataclasses.fields(Layout))
-_OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
-_CHANGEABLE = ("exchange_write", "exchange_read", "overlap")  # while a file is open
-_ROMIO_WORDS = {"automatic": "auto", "enable": "always", "disable": "never"}
-_ALIASES = {
+ALIASES = {
     "striping_unit": "stripe_bytes",
     "striping_factor": "stripe_count",
     "cb_buffer_size": "batch_bytes",
@@ -29,6 +25,11 @@ _ALIASES = {
     "romio_cb_read": "exchange_read",
 }
 """Keys of the MPI standard and of ROMIO that mean one of ours."""
+
+_LAYOUT = tuple(field.name for field in dataclasses.fields(Layout))
+_OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
+_CHANGEABLE = ("exchange_write", "exchange_read", "overlap")
+_ROMIO_WORDS = {"automatic": "auto", "enable": "always", "disable": "never"}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Hints:
     options : Options
         As for serial files.
     layout : dict
-        Changes to the layout that a new file inherits.
+        Changes to the layout that a new file inherits; nothing to a file that is there.
     """
 
     options: Options
@@ -49,19 +50,9 @@ class Hints:
     def __post_init__(self) -> None:
         Layout.make(None, **self.layout)  # refuses what cannot be
 
-    @property
-    def exchange_write(self) -> str:
-        """See `Options`. ``never`` is ``auto``: a stripe that several ranks hold must travel."""
-        return self.options.exchange_write
-
-    @property
-    def exchange_read(self) -> str:
-        """See `Options`. ``auto``: owners read for all where ranks want the same stripes."""
-        return self.options.exchange_read
-
     @classmethod
     def make(cls, given: Mapping[str, Any] | None = None, **defaults: Any) -> Hints:
-        """Take each hint from `given`, else from ``PINSTRIPE_NAME`` in the environment, else from `defaults`, else its own default.
+        """Take each hint from `given`, else an option from ``PINSTRIPE_NAME`` in the environment, else from `defaults`.
 
         Raises
         ------
@@ -74,8 +65,9 @@ class Hints:
             raise ArgumentError(
                 f"unknown hint {', '.join(sorted(unknown))}: the hints are {', '.join((*_OPTIONS, *_LAYOUT))}"
             )
-        for name in defaults:
-            values.setdefault(name, os.environ.get(f"PINSTRIPE_{name.upper()}", defaults[name]))
+        for name, value in defaults.items():
+            if f"PINSTRIPE_{name.upper()}" not in os.environ:
+                values.setdefault(name, value)
         return cls(
             Options.make({name: values[name] for name in _OPTIONS if name in values}),
             {name: values[name] for name in _LAYOUT if name in values},
@@ -89,7 +81,7 @@ class Hints:
         """
         values: dict[str, Any] = {}
         if info != MPI.INFO_NULL:
-            for key, name in _ALIASES.items():
+            for key, name in ALIASES.items():
                 value = info.Get(key)
                 if value is not None and _usable(name, _ROMIO_WORDS.get(value, value)):
                     values[name] = _ROMIO_WORDS.get(value, value)
@@ -104,8 +96,8 @@ class Hints:
         if info == MPI.INFO_NULL:
             return self
         given = type(self).from_info(info)
-        named = {info.Get_nthkey(number) for number in range(info.Get_nkeys())}
-        named = {_ALIASES.get(key, key.removeprefix(INFO_PREFIX)) for key in named}
+        keys = [info.Get_nthkey(number) for number in range(info.Get_nkeys())]
+        named = {ALIASES.get(key, key.removeprefix(INFO_PREFIX)) for key in keys}
         changes = {name: getattr(given.options, name) for name in _CHANGEABLE if name in named}
         return dataclasses.replace(self, options=dataclasses.replace(self.options, **changes))
 
@@ -117,7 +109,7 @@ class Hints:
             if value is not None:
                 info.Set(INFO_PREFIX + name, str(value))
         romio = {ours: theirs for theirs, ours in _ROMIO_WORDS.items()}
-        for key, name in _ALIASES.items():
+        for key, name in ALIASES.items():
             info.Set(key, romio.get(str(values[name]), str(values[name])))
         return info
 

@@ -222,7 +222,7 @@ def _in_words(file: CollectiveFile) -> str:
     if stages.interleaved:
         why = (
             "exchange_write=always"
-            if hints.exchange_write == "always"
+            if hints.options.exchange_write == "always"
             else "ranks hold several pieces each, or overlap"
         )
         if not file.ownership.all_own:
@@ -231,7 +231,7 @@ def _in_words(file: CollectiveFile) -> str:
     if stages.leftovers:
         words.append(f"{stages.leftovers} times independent writes left partial stripes")
     if stages.shared_reads:
-        why = "exchange_read=always" if hints.exchange_read == "always" else "ranks wanted the same stripes"
+        why = "exchange_read=always" if hints.options.exchange_read == "always" else "ranks wanted the same stripes"
         words.append(f"{stages.shared_reads} reads by owners for all ({why})")
     if stages.direct_reads:
         words.append(f"{stages.direct_reads} reads by each rank for itself")
