@@ -216,32 +216,32 @@ class File:
 
     @property
     def size(self) -> int:
-        """Size in bytes."""
+        """Independent. Size in bytes, as `Get_size`."""
         return self.Get_size()
 
     @property
     def amode(self) -> int:
-        """Mode it was opened with."""
+        """Independent. Mode it was opened with."""
         return self.Get_amode()
 
     @property
     def group(self) -> MPI.Group:
-        """Group of ranks that opened it."""
+        """Independent. Group of ranks that opened it, as `Get_group`."""
         return self.Get_group()
 
     @property
     def group_size(self) -> int:
-        """Number of ranks that opened it."""
+        """Independent. Number of ranks that opened it."""
         return self._open().channel.size
 
     @property
     def group_rank(self) -> int:
-        """This rank in the group."""
+        """Independent. This rank in the group."""
         return self._open().channel.rank
 
     @property
     def info(self) -> MPI.Info:
-        """Hints in use."""
+        """Independent. Hints in use; to assign them is collective, as `Set_info`."""
         return self.Get_info()
 
     @info.setter

@@ -40,23 +40,23 @@ class OpenFile:
 
     @property
     def name(self) -> str:
-        """The file's path."""
+        """Independent. The file's path."""
         return self._shared.session.path
 
     @property
     def size(self) -> int:
-        """Size in bytes. Independent: what other ranks wrote alone since the last collective call does not count yet."""
+        """Independent. Size in bytes: what other ranks wrote alone since the last collective call does not count yet."""
         self._shared.check()
         return self._shared.size
 
     @property
     def generation(self) -> int:
-        """Number of the generation that was opened or last published. Independent."""
+        """Independent. Number of the generation that was opened or last published."""
         return self._shared.session.generation
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed. Independent."""
+        """Independent. Whether it was closed."""
         return self._shared.closed
 
     def __repr__(self) -> str:
