@@ -411,9 +411,12 @@ def test_who_swallows_the_error_of_a_rank_that_left_meets_it_again(ranks: Any, s
     with pytest.raises(ValueError, match="gone") as caught, pinstripe.mpi.open(ranks.comm, store / "f", "w") as file:  # noqa: PT012
         if ranks.rank == 0:
             raise ValueError("gone")
-        for _ in range(3):
-            with pytest.raises(ValueError, match="gone"):
-                file.write_at_all(0, None)
+        seen = []
+        for call in (lambda: file.write_at_all(0, None), file.sync, lambda: file.read_at(0, None)):
+            with pytest.raises(ValueError, match="gone") as again:
+                call()  # type: ignore[no-untyped-call]
+            seen.append(again.value)
+        assert seen[0] is seen[1] is seen[2]  # at once, without asking the others
     assert ranks.rank == 0 or caught.value.rank == 0
     assert not pinstripe.exists(store / "f")
 
