@@ -6,6 +6,7 @@ another number than its own name is no generation. Committed manifests never cha
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -32,6 +33,7 @@ from ..format.manifest import (
 )
 from ..format.segment import manifest_copy_name
 from .fresh import force_fresh
+from .naming import naming
 
 if TYPE_CHECKING:
     from .store import Store
@@ -86,7 +88,8 @@ def read_header(path: str) -> Header:
 def _exactly(fd: int, length: int, offset: int, path: str) -> bytes:
     parts = []
     while length:
-        part = os.pread(fd, min(length, 1 << 30), offset)
+        with naming(path):
+            part = os.pread(fd, min(length, 1 << 30), offset)
         if not part:
             raise DamageError("the manifest ends too early", path=path, offset=offset)
         parts.append(part)
@@ -184,7 +187,8 @@ class Generation:
                 raise _NoGeneration(
                     "this is not the manifest of that generation", path=path, expected=str(number), found=header.number
                 )
-            header.check_file_bytes(os.fstat(fd).st_size)
+            with naming(path):
+                header.check_file_bytes(os.fstat(fd).st_size)
             tables = _exactly(fd, header.tables_bytes, HEADER_BYTES, path)
             return cls(
                 file_id,
@@ -380,9 +384,10 @@ class Generation:
 
     def close(self) -> None:
         """Give the descriptor back."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            with contextlib.suppress(OSError):  # it was only read
+                os.close(fd)
 
     def copies_name(self) -> str:
         """Name under which a second target holds this manifest."""

@@ -308,10 +308,22 @@ def write_inline(store: Store, inode: Inode, path: str, *, refuse_existing: bool
         if hidden:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(hidden)
-        os.close(fd)
+        failed = _close(fd)
+    if failed is not None:
+        raise OutcomeUnknownError(
+            f"the file has its name, but closing it failed ({failed.strerror}): look before you repeat it", path=path
+        ) from failed
     if sync:
         _sync_name(path)
     return True
+
+
+def _close(fd: int) -> OSError | None:
+    try:
+        os.close(fd)
+    except OSError as error:
+        return error
+    return None
 
 
 def _is_at(path: str, fd: int) -> bool:

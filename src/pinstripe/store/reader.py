@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -346,7 +347,8 @@ class FrameReader:
     def close(self) -> None:
         """Close the segments."""
         while self._segments:
-            self._segments.popitem()[1].close()
+            with contextlib.suppress(OSError):  # they were only read
+                self._segments.popitem()[1].close()
 
 
 def _key(entry: Any) -> _Key:

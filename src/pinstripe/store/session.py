@@ -298,10 +298,12 @@ class Session(Draft):
         """Flush, sync, close: on a network file system too, everything is there before the link."""
         with naming(self.path):
             self.flush()
-            if self._writer is not None:
+            again = self._writer is not None
+            while again:
+                assert self._writer is not None
                 if self.options.durable:
                     self._writer.sync(self._recover)
-                self._writer.close()
+                again = self._writer.close(self._recover)
 
     def _recover(self, slot: int) -> None:
         """A segment's sync failed: read it back, verify each frame, write it elsewhere; what does not verify is the error."""
@@ -395,7 +397,7 @@ class Session(Draft):
                 self.new_file.put_name(sync=self.options.durable or replaced is not None)
             except OSError:
                 generation.close()
-                self.abandon()
+                self._abandon_quietly()
                 raise
             self.new_file = None
             if replaced is not None:
@@ -533,13 +535,17 @@ class Session(Draft):
         self.team.agree(None)  # nobody writes any more
         if self.team.rank == 0:
             try:
-                self.abandon()
-            except OSError as raised:  # a collector does what is left, when this process ends
-                logger.warning("%s: what was discarded was not tidied: %s", self.path, raised)
+                self._abandon_quietly()
             except Exception as raised:
                 error = raised
         self.tx_id = b""
         self.team.agree(error)
+
+    def _abandon_quietly(self) -> None:
+        try:
+            self.abandon()
+        except OSError as error:  # a collector does what is left, when this process ends
+            logger.warning("%s: what was discarded was not tidied: %s", self.path, error)
 
     def abandon(self) -> None:
         tx, new = self.transaction, self.new_file

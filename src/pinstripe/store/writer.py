@@ -388,17 +388,30 @@ class FrameWriter:
                         recover(opened.slot)
         self.counters.sync_ns += time.perf_counter_ns() - begun
 
-    def close(self) -> None:
-        """Close every segment; an error of the close is raised, after all are closed."""
-        first: OSError | None = None
+    def close(self, recover: Callable[[int], None] | None = None) -> bool:
+        """Close every segment. A close that fails is answered as a sync that fails, see there; without `recover` it is raised, after all are closed.
+
+        Returns
+        -------
+        bool
+            Whether frames were written anew: then there is something to sync and close again.
+        """
+        failed: list[tuple[_Open, OSError]] = []
         for opened in [*self._closed, *self._open.values()]:
             try:
                 opened.segment.close()
             except OSError as error:
-                first = first or error
+                failed.append((opened, error))
         self._closed, self._open = [], {}
+        if failed and recover is not None:
+            for opened, why in failed:
+                self._leave(opened.target, why)
+            for opened, _ in failed:
+                recover(opened.slot)
+            return True
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
-        if first is not None:
-            raise first
+        if failed:
+            raise failed[0][1]
+        return False
