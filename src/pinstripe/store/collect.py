@@ -21,8 +21,9 @@ from ..errors import DamageError, Error
 from ..format.manifest import Header
 from ..format.segment import manifest_copy_name, parse_segment_name
 from ..targets.contract import Target
-from .fresh import fsync_directory
+from .fresh import fsync_directory, is_there
 from .generation import LISTING_S, Generation, list_directory, list_numbers, read_header
+from .naming import naming
 from .transaction import discard
 from .writer_identity import is_alive
 
@@ -86,10 +87,11 @@ def collect(
     freed = Collected()
     if store.is_copy:
         return freed
-    for _ in range(3):  # segments that only freed numbers named go in the next round
-        numbers = _collect_once(store, file_id, 0.0 if full else grace_s, full, wait or full, pins, freed)
-        if not numbers:
-            break
+    with naming(store.file_directory(file_id)):
+        for _ in range(3):  # segments that only freed numbers named go in the next round
+            numbers = _collect_once(store, file_id, 0.0 if full else grace_s, full, wait or full, pins, freed)
+            if not numbers:
+                break
     return freed
 
 
@@ -228,7 +230,7 @@ def _transactions(store: Store, file_id: bytes, directory: str, full: bool, free
             if is_alive(None, path):
                 yield _Live(None, None)
             continue
-        if name.endswith(".name") and not os.path.exists(path.removesuffix(".name") + ".tx"):
+        if name.endswith(".name") and not is_there(path.removesuffix(".name") + ".tx"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)  # NAMED: whose transaction is gone gets no name any more
             continue
@@ -283,9 +285,10 @@ def _remove_file(store: Store, file_id: bytes, directory: str, numbers: list[int
 
 def _remove_leftovers(store: Store, file_id: bytes, freed: Collected) -> int:
     for target in store.targets:
-        for name in target.list_segments(file_id):
-            _remove_segment(target, file_id, name, freed)
-        target.remove_directory(file_id)
+        with naming(target.path):
+            for name in target.list_segments(file_id):
+                _remove_segment(target, file_id, name, freed)
+            target.remove_directory(file_id)
     return 0
 
 
@@ -323,7 +326,7 @@ def collect_store(store: Store, *, grace_s: float = 0.0, full: bool = False) -> 
     freed.waiting = 0
     for target in store.targets:
         for file_id in list(target.list_files()):
-            if file_id not in known and not os.path.exists(store.file_directory(file_id)):
+            if file_id not in known and not is_there(store.file_directory(file_id)):
                 before = freed.segments
                 _remove_leftovers(store, file_id, freed)
                 freed.files += freed.segments > before

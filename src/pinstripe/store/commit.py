@@ -394,7 +394,7 @@ def _no_rewrite(stripes: Array, data: Array, offsets: Array, raw: Array) -> tupl
 
 
 def _read_file(path: str) -> bytes:
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         return file.read()
 
 

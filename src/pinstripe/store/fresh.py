@@ -9,7 +9,7 @@ import os
 from .filesystem import sync_filesystem
 from .naming import naming
 
-__all__ = ["force_fresh", "fsync_directory", "link_descriptor", "rename_noreplace"]
+__all__ = ["force_fresh", "fsync_directory", "is_there", "link_descriptor", "rename_noreplace"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _AT_FDCWD = -100
@@ -27,6 +27,15 @@ def force_fresh(path: str) -> None:
         _statx(
             _AT_FDCWD, os.fsencode(path), _AT_STATX_FORCE_SYNC, _STATX_MTIME, ctypes.create_string_buffer(_statx_answer)
         )
+
+
+def is_there(path: str) -> bool:
+    """Tell whether there is such a name. What cannot be seen raises: it must not be taken for gone, as `os.path.exists` does."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def rename_noreplace(source: str, destination: str) -> None:

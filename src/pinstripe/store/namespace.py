@@ -13,7 +13,7 @@ import stat as stat_module
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..errors import NamespaceError
+from ..errors import DamageError, NamespaceError
 from .attributes import (
     chmod,
     chown,
@@ -28,7 +28,7 @@ from .collect import collect_removed
 from .commit import make_durable
 from .directory_layout import LAYOUT_NAME, layout_of, own_layout, set_layout
 from .fresh import fsync_directory
-from .inode_file import open_inode, read_any_inode, read_inode
+from .inode_file import open_inode, read_any_inode, read_descriptor, read_inode
 from .listing import DirEntry, exists, isdir, isfile, lexists, listdir, lstat, readlink, scandir, stat, walk
 from .naming import naming
 from .place import AnyPath, Place, check_symlink, locate
@@ -121,7 +121,7 @@ def rename(src: AnyPath, dst: AnyPath) -> None:
     else:
         source.store.check_writable()
         replaced = read_any_inode(destination)
-        if replaced is not None:
+        if stat_module.S_ISREG(seen.st_mode) and os.path.lexists(destination.path):
             _make_file_durable(source)
     os.rename(source.path, destination.path)
     fsync_directory(destination.directory)
@@ -231,13 +231,13 @@ def _unlink(place: Place) -> bytes | None:
 
 
 def _make_file_durable(place: Place) -> None:
-    inode = read_any_inode(place)
-    if inode is None:
-        return
     fd = open_inode(place)
     try:
         with naming(place.path):
             os.fsync(fd)
+            inode, _ = read_descriptor(fd, place)
+    except (NamespaceError, DamageError):
+        return  # none of ours, or nothing that could be made durable
     finally:
         os.close(fd)
     make_durable(place.store, inode.file_id)

@@ -14,6 +14,6 @@ def naming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if not isinstance(error.filename, str) and error.errno is not None:
             error.filename = path
         raise

@@ -18,6 +18,7 @@ from ..format.superblock import Superblock, TargetEntry
 from ..targets.contract import Target
 from ..targets.posix import open_target
 from .fresh import fsync_directory
+from .naming import naming
 
 __all__ = [
     "META",
@@ -293,7 +294,8 @@ def read_superblock(meta: str) -> Superblock:
     revisions = sorted((int(name) for name in names if name.isascii() and name.isdigit()), reverse=True)
     damage: DamageError | None = None
     for revision in revisions:
-        with open(os.path.join(directory, str(revision)), "rb") as file:
+        path = os.path.join(directory, str(revision))
+        with naming(path), open(path, "rb") as file:
             data = file.read()
         try:
             return Superblock.decode(data, revision)
@@ -354,7 +356,8 @@ def publish_place(meta: str) -> None:
 def stands_here(meta: str) -> bool:
     """Tell whether the store is where `publish_place` last found it."""
     try:
-        with open(os.path.join(meta, _PLACE), "rb") as file:
+        path = os.path.join(meta, _PLACE)
+        with naming(path), open(path, "rb") as file:
             values = json.loads(file.read(4096))
             return isinstance(values, dict) and values.get("inode") == os.fstat(file.fileno()).st_ino
     except (FileNotFoundError, ValueError):
