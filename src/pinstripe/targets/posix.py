@@ -476,7 +476,7 @@ def _naming(place: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        if not isinstance(error.filename, str) and error.errno is not None:
             error.filename = place
         elif isinstance(error.filename, str) and not os.path.isabs(error.filename):
             error.filename = os.path.join(place, error.filename)
