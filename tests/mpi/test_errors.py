@@ -254,7 +254,7 @@ def test_a_file_that_lost_data_is_never_published(ranks: Any, store: Path, spoil
     if ranks.rank == last(ranks):
         spoiled("write")
     with pytest.raises(TargetError) as first:
-        file.write_at_all(ranks.rank * 100_000, np.ones(100_000, np.uint8))
+        file.write_at_all(ranks.rank * 131_072, np.ones(131_072, np.uint8))
     for call in (lambda: file.write_at_all(0, b"x" if ranks.rank == 0 else None), file.sync, file.close):
         with pytest.raises(TargetError) as again:
             call()  # type: ignore[no-untyped-call]
@@ -272,7 +272,7 @@ def test_an_error_at_the_sync_is_the_same_everywhere(
     file = pinstripe.mpi.open(ranks.comm, store / "f", "w")
     if ranks.rank == last(ranks):
         spoiled(operation)
-    file.write_at_all(ranks.rank * 100_000, np.ones(100_000, np.uint8))
+    file.write_at_all(ranks.rank * 131_072, np.ones(131_072, np.uint8))
     with pytest.raises(OSError, match=f"rank {last(ranks)} on") as caught:
         file.close()
     same_on_all(ranks, caught.value)
