@@ -15,8 +15,7 @@ import pinstripe
 from pinstripe import Store
 from pinstripe.store.collect import collect_store
 
-from .conftest import STRIPE
-from .test_file import read, segments_of, write
+from .files import STRIPE, read, segments_of, write
 
 BASE = bytes(6 * STRIPE)
 
