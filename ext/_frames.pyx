@@ -1,7 +1,7 @@
 # cython: auto_pickle=False
 """Frames in batches: encode, write, read, decode. The frame is defined in docs/reference/format.md and in frame.h.
 
-Why not Python: one call takes a batch of stripes through checksum, shuffle, LZ4 and the kernel's copies, without the
+Why not Python: one call takes a batch of stripes through checksum, planes, LZ4 and the kernel's copies, without the
 GIL and without a Python object for a stripe or block. The plain-Python twin is pinstripe.testing.frame_oracle.
 """
 
@@ -81,7 +81,7 @@ DAMAGE = {
     PS_DAMAGE_HEADER: "frame header checksum",
     PS_DAMAGE_IDENTITY: "identity (file, transaction or stripe)",
     PS_DAMAGE_LENGTHS: "lengths",
-    PS_DAMAGE_LZ4: "LZ4 data",
+    PS_DAMAGE_LZ4: "LZ4 or plane data",
     PS_DAMAGE_BLOCK: "block checksum",
     PS_DAMAGE_END: "end of file",
     PS_DAMAGE_UNKNOWN: "unknown flag, codec or width",
@@ -153,7 +153,7 @@ cdef class FrameBatch:
     raw_bytes, stored_bytes : int
         Sums over the frames.
     compress_ns, checksum_ns : int
-        Time in probe, shuffle and LZ4, and in the checksum, summed over threads.
+        Time in probe, planes and LZ4, and in the checksum, summed over threads.
     """
 
     cdef readonly object records
@@ -336,7 +336,7 @@ cdef class Encoder:
         stripes : array of uint64
             Their numbers.
         width : int
-            Bytes of an element: 2, 4 or 8; 1 = bytes, never shuffled; 16 = 8 twice; 0, or any other = unknown.
+            Bytes of an element: 2, 4 or 8; 1 = bytes, never planes; 16 = 8 twice; 0, or any other = unknown.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Compiled leaves: checksum, LZ4, byte shuffle, probe, copies of many extents. Buffers in, numbers out, no GIL.
+"""Compiled leaves: checksum, LZ4, byte shuffle, planes, probe, copies of many extents. Buffers in, numbers out, no GIL.
 
 Why not Python: each touches every byte it is given, at the speed of memory, while other threads run. The work is done
 by the C files beside this one; here arguments are checked, and nothing is decided. The plain-Python twins are in
@@ -12,10 +12,14 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 from primitives cimport (
     PS_CRC64_IMPLEMENTATIONS,
     PS_LZ4_MAX_INPUT,
     PS_LZ4_SYSTEM,
+    PS_PLANES_BOUND,
+    PS_PLANES_MAX,
+    PS_PLANES_SCRATCH,
     PS_SHUFFLE_IMPLEMENTATIONS,
     ps_choice,
     ps_copy_check,
@@ -29,6 +33,8 @@ from primitives cimport (
     ps_crc64_zeros,
     ps_lz4,
     ps_lz4_bind,
+    ps_planes_compress,
+    ps_planes_decompress,
     ps_probe,
     ps_probe_scratch_bytes,
     ps_shuffle,
@@ -223,9 +229,14 @@ def lz4_library():
     return f"lz4 {ps_lz4.version().decode('ascii')} ({'system' if PS_LZ4_SYSTEM else 'lz4 package'})"
 
 
-cdef int check_shuffle(_Bytes src, _Bytes dst, int width) except -1:
+cdef int check_width(int width) except -1:
     if not ps_shuffle_width_ok(width):
         raise ValueError(f"the width is 2, 4 or 8, not {width}")
+    return 0
+
+
+cdef int check_shuffle(_Bytes src, _Bytes dst, int width) except -1:
+    check_width(width)
     if src.n != dst.n:
         raise ValueError(f"src has {src.n} bytes, dst {dst.n}")
     src.refuse_overlap(dst)
@@ -245,8 +256,15 @@ def shuffle(src, dst, int width):
     cdef _Bytes raw = _Bytes(src)
     cdef _Bytes out = _Bytes(dst, writable=True)
     check_shuffle(raw, out, width)
+    cdef size_t i, count = raw.n // <size_t> width, whole = count * <size_t> width
+    cdef uint8_t *planes[PS_PLANES_MAX]
+    if raw.n == 0:
+        return
+    for i in range(<size_t> width):
+        planes[i] = out.start + i * count
     with nogil:
-        ps_shuffle(raw.start, out.start, raw.n, width)
+        ps_shuffle(raw.start, planes, count, width)
+        memcpy(out.start + whole, raw.start + whole, raw.n - whole)
 
 
 def unshuffle(src, dst, int width):
@@ -254,8 +272,15 @@ def unshuffle(src, dst, int width):
     cdef _Bytes shuffled = _Bytes(src)
     cdef _Bytes out = _Bytes(dst, writable=True)
     check_shuffle(shuffled, out, width)
+    cdef size_t i, count = shuffled.n // <size_t> width, whole = count * <size_t> width
+    cdef const uint8_t *planes[PS_PLANES_MAX]
+    if shuffled.n == 0:
+        return
+    for i in range(<size_t> width):
+        planes[i] = shuffled.start + i * count
     with nogil:
-        ps_unshuffle(shuffled.start, out.start, shuffled.n, width)
+        ps_unshuffle(planes, out.start, count, width)
+        memcpy(out.start + whole, shuffled.start + whole, shuffled.n - whole)
 
 
 def shuffle_implementation():
@@ -284,6 +309,84 @@ def shuffle_use(str name):
     return before
 
 
+def planes_bound(Py_ssize_t length):
+    """Return the bytes that a block of `length` raw bytes takes at most as planes.
+
+    Raises
+    ------
+    ValueError
+        `length` is negative, or more than LZ4 takes.
+    """
+    lz4_bound(length)
+    return PS_PLANES_BOUND(<size_t> length)
+
+
+def planes_compress(src, dst, int width, int acceleration=1):
+    """Compress `src` into `dst` as byte planes, each raw, LZ4 or constant, and return the bytes used.
+
+    Parameters
+    ----------
+    src : buffer
+        The block.
+    dst : writable buffer
+        Of at least `planes_bound` bytes.
+    width : int
+        Bytes of an element: 2, 4 or 8.
+    acceleration : int
+        LZ4's.
+
+    Raises
+    ------
+    ValueError
+        Another width, `dst` is too small, or the buffers overlap.
+    """
+    cdef _Bytes raw = _Bytes(src)
+    cdef _Bytes out = _Bytes(dst, writable=True)
+    cdef size_t written = 0, state_bytes = <size_t> ps_lz4.state_bytes()
+    cdef uint8_t *state
+    check_width(width)
+    if out.n < <size_t> planes_bound(<Py_ssize_t> raw.n):
+        raise ValueError(f"dst has {out.n} bytes; {raw.n} raw bytes may take {planes_bound(<Py_ssize_t> raw.n)}")
+    raw.refuse_overlap(out)
+    with nogil:
+        state = <uint8_t *> malloc(state_bytes + PS_PLANES_SCRATCH(raw.n))
+        if state != NULL:
+            written = ps_planes_compress(
+                raw.start, raw.n, width, NULL, acceleration, state, state + state_bytes, out.start
+            )
+            free(state)
+    if state == NULL:
+        raise MemoryError
+    return written
+
+
+def planes_decompress(src, dst, int width):
+    """Fill `dst` from the planes `src`. Untrusted `src` is safe.
+
+    Raises
+    ------
+    ValueError
+        Another width, `src` is not the planes of exactly as many bytes, or overlaps `dst`; what `dst` holds then is
+        undefined.
+    """
+    cdef _Bytes stored = _Bytes(src)
+    cdef _Bytes out = _Bytes(dst, writable=True)
+    cdef int bad = -1
+    cdef uint8_t *scratch
+    check_width(width)
+    lz4_bound(<Py_ssize_t> out.n)
+    stored.refuse_overlap(out)
+    with nogil:
+        scratch = <uint8_t *> malloc(PS_PLANES_SCRATCH(out.n))
+        if scratch != NULL:
+            bad = ps_planes_decompress(stored.start, stored.n, out.start, out.n, width, scratch)
+            free(scratch)
+    if scratch == NULL:
+        raise MemoryError
+    if bad:
+        raise ValueError(f"the {stored.n} bytes are no planes of {out.n} raw bytes of width {width}")
+
+
 def probe(data, int width=0):
     """Guess from a sample how a block is best stored.
 
@@ -292,14 +395,14 @@ def probe(data, int width=0):
     data : buffer
         The block.
     width : int
-        _Bytes of an element: 2, 4 or 8; 1 = never shuffle; 0 = unknown, all widths are tried.
+        Bytes of an element: 2, 4 or 8; 1 = never planes; 0 = unknown, all widths are tried.
 
     Returns
     -------
     codec : int
-        0 raw, 1 LZ4, 2 zero (exact: every byte is zero), as in the block table.
+        0 raw, 1 LZ4, 2 zero (exact: every byte is zero), 3 planes, as in the block table.
     width : int
-        0, or the width of the byte shuffle before LZ4.
+        The planes' width, else 0.
     """
     cdef _Bytes block = _Bytes(data)
     cdef ps_choice choice

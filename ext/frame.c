@@ -30,7 +30,7 @@ static int check_blocks(const uint8_t *bytes, const ps_frame_header *header)
         uint32_t raw = 1u << header->block_log2;
         if (i == header->block_count - 1)
             raw = header->raw_bytes - (i << header->block_log2);
-        if (block.codec > PS_CODEC_ZERO || !(block.width == 0 || (block.codec == PS_CODEC_LZ4 && ps_shuffle_width_ok(block.width))))
+        if (block.codec > PS_CODEC_PLANES || !(block.codec == PS_CODEC_PLANES ? ps_shuffle_width_ok(block.width) : block.width == 0))
             return PS_DAMAGE_UNKNOWN;
         if (block.codec == PS_CODEC_RAW ? block.stored_bytes != raw
                                         : block.codec == PS_CODEC_ZERO ? block.stored_bytes != 0

@@ -1,8 +1,8 @@
 /* Frames: a stripe as stored. The byte layout is docs/reference/format.md, "Frame" and "Record"; this is its one definition in code.
  *
  *   frame.c         what a frame is: check it, find it, place it, write it
- *   frame_encode.c  caller's bytes -> frames: checksum, probe, shuffle, LZ4
- *   frame_decode.c  files or memory -> caller's bytes: read, check, LZ4, unshuffle
+ *   frame_encode.c  caller's bytes -> frames: checksum, probe, planes, LZ4
+ *   frame_decode.c  files or memory -> caller's bytes: read, check, LZ4, planes
  *
  * Nothing here calls Python. Whatever comes from a disk, records included, is untrusted.
  */
@@ -12,6 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "planes.h"
 #include "probe.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structures below are the bytes on disk");
@@ -49,7 +50,7 @@ typedef struct {
     uint64_t crc;
     uint32_t stored_bytes;
     uint8_t codec; /* PS_CODEC_* */
-    uint8_t width;
+    uint8_t width; /* of planes */
     uint16_t reserved;
 } ps_block;
 _Static_assert(sizeof(ps_block) == 16, "format.md");
@@ -81,7 +82,7 @@ enum {
     PS_DAMAGE_HEADER = -2,   /* header checksum */
     PS_DAMAGE_IDENTITY = -3, /* file, transaction or stripe */
     PS_DAMAGE_LENGTHS = -4,  /* lengths that contradict each other or the record */
-    PS_DAMAGE_LZ4 = -5,
+    PS_DAMAGE_LZ4 = -5, /* no LZ4 block, or planes, of the block's raw bytes */
     PS_DAMAGE_BLOCK = -6, /* block checksum */
     PS_DAMAGE_END = -7,   /* the file ends before the frame */
     PS_DAMAGE_UNKNOWN = -8, /* a flag, codec or width that this version does not know */
@@ -144,6 +145,7 @@ enum { PS_ENCODE_AUTO = 0, PS_ENCODE_LZ4 = 1, PS_ENCODE_RAW = 2 };
 /* What AUTO has learnt so far and goes on with. All zeros to start. */
 typedef struct {
     ps_choice choice;
+    ps_trials trials;  /* of planes of that width */
     uint32_t left;     /* blocks until the next probe */
     uint32_t backoff;  /* log2 of the raw blocks after the next probe that finds nothing */
     uint32_t permille; /* of the first block after the probe; 0 = none yet */

@@ -11,7 +11,7 @@
 
 #include "crc64.h"
 #include "lz4fn.h"
-#include "shuffle.h"
+#include "planes.h"
 
 #define PAGE 4096u
 #define SMALL_FRAME (128u << 10) /* read whole, whatever is wanted of it */
@@ -102,6 +102,13 @@ typedef struct {
     ps_frame_header head; /* the header in use, parsed */
 } worker;
 
+/* Room for one block, and before it for the planes of one. */
+static uint8_t *block_area(worker *w)
+{
+    size_t block = (size_t)1 << w->head.block_log2;
+    return area_of(&w->block, PS_PLANES_SCRATCH(block) + block);
+}
+
 /* Decode one block to dst[0..raw_bytes) and verify it there. */
 static int decode_block(worker *w, const ps_block *b, const uint8_t *stored, uint8_t *dst, uint32_t raw_bytes, uint64_t *seen)
 {
@@ -112,20 +119,20 @@ static int decode_block(worker *w, const ps_block *b, const uint8_t *stored, uin
     case PS_CODEC_ZERO:
         memset(dst, 0, raw_bytes);
         break;
-    default: {
-        uint8_t *to = dst;
-        if (b->width > 1) {
-            to = area_of(&w->block, (size_t)2 << w->head.block_log2);
-            if (to == NULL)
-                return ENOMEM;
-        }
-        int n = ps_lz4.decompress((const char *)stored, (char *)to, (int)b->stored_bytes, (int)raw_bytes);
+    case PS_CODEC_LZ4: {
+        int n = ps_lz4.decompress((const char *)stored, (char *)dst, (int)b->stored_bytes, (int)raw_bytes);
         if (n < 0 || (uint32_t)n != raw_bytes) {
             *seen = (uint64_t)(int64_t)n;
             return PS_DAMAGE_LZ4;
         }
-        if (to != dst)
-            ps_unshuffle(to, dst, raw_bytes, b->width);
+        break;
+    }
+    default: { /* planes: the table was checked */
+        uint8_t *scratch = block_area(w);
+        if (scratch == NULL)
+            return ENOMEM;
+        if (ps_planes_decompress(stored, b->stored_bytes, dst, raw_bytes, b->width, scratch) != 0)
+            return PS_DAMAGE_LZ4;
     }
     }
     uint64_t crc = ps_crc64(dst, raw_bytes, 0);
@@ -153,11 +160,10 @@ static int decode_range(worker *w, const uint8_t *header, const uint8_t *stored,
         if (from == 0 && to == n)
             bad = decode_block(w, &block, stored, out, n, seen);
         else {
-            /* The second half of the area: decode_block may need the first for what it unshuffles. */
-            uint8_t *whole = area_of(&w->block, (size_t)2 << log2);
+            uint8_t *whole = block_area(w);
             if (whole == NULL)
                 return ENOMEM;
-            whole += (size_t)1 << log2;
+            whole += PS_PLANES_SCRATCH((size_t)1 << log2);
             bad = decode_block(w, &block, stored, whole, n, seen);
             if (bad == 0)
                 memcpy(out, whole + from, to - from);
@@ -248,7 +254,7 @@ static int match(const ps_frame_header *h, const uint8_t *header, const ps_recor
         ps_block block = ps_frame_block(header, i);
         raw += block.codec == PS_CODEC_RAW;
         zero += block.codec == PS_CODEC_ZERO;
-        shuffled += block.width != 0;
+        shuffled += block.codec == PS_CODEC_PLANES;
     }
     if (raw != r->raw_blocks || zero != r->zero_blocks || shuffled != r->shuffled_blocks ||
         h->block_count - raw - zero - shuffled != r->lz4_blocks) {

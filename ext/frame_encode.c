@@ -1,4 +1,4 @@
-/* Caller's bytes -> frames. A block goes through checksum, shuffle and LZ4 while it is in the cache; raw blocks are not copied. */
+/* Caller's bytes -> frames. A block goes through checksum, planes and LZ4 while it is in the cache; raw blocks are not copied. */
 #include "frame.h"
 
 #include <errno.h>
@@ -9,6 +9,7 @@
 
 #include "crc64.h"
 #include "lz4fn.h"
+#include "planes.h"
 #include "shuffle.h"
 
 #define RUN_BYTES (4u << 20)  /* stripes that one thread does one after the other, learning as it goes */
@@ -16,7 +17,7 @@
 #define BACKOFF_MAX 6         /* at most 2^6 blocks are stored raw without looking */
 #define TELLING_BYTES 4096    /* a shorter block says nothing about its neighbours */
 
-/* LZ4's result is kept if it saves a 32nd: less is not worth the decoding. */
+/* A result is kept if it saves a 32nd: less is not worth the decoding. */
 static inline uint32_t worth(uint32_t raw) { return raw - raw / 32; }
 
 static inline uint64_t now_ns(void)
@@ -30,7 +31,7 @@ static inline uint64_t now_ns(void)
 typedef struct {
     uint8_t *probe;
     uint8_t *state;
-    uint8_t *shuffled;
+    uint8_t *planes;
     uint64_t compress_ns;
     uint64_t checksum_ns;
 } workspace;
@@ -39,13 +40,14 @@ static workspace workspace_in(uint8_t *memory)
 {
     uint8_t *probe = memory;
     uint8_t *state = probe + ps_align(ps_probe_scratch_bytes());
-    uint8_t *shuffled = state + ps_align((size_t)ps_lz4.state_bytes());
-    return (workspace){probe, state, shuffled, 0, 0};
+    uint8_t *planes = state + ps_align((size_t)ps_lz4.state_bytes());
+    return (workspace){probe, state, planes, 0, 0};
 }
 
 size_t ps_encode_workspace_bytes(int block_log2)
 {
-    return ps_align(ps_probe_scratch_bytes()) + ps_align((size_t)ps_lz4.state_bytes()) + ((size_t)1 << block_log2);
+    return ps_align(ps_probe_scratch_bytes()) + ps_align((size_t)ps_lz4.state_bytes()) +
+           PS_PLANES_SCRATCH((size_t)1 << block_log2);
 }
 
 /* Room for a frame's header and compressed blocks: these never exceed the raw bytes, and LZ4 runs fastest with its bound free ahead. */
@@ -68,24 +70,29 @@ size_t ps_encode_scratch_bytes(const ps_encoder *e, const int64_t *raw_bytes, si
 
 /* --- one block ------------------------------------------------------------------------------------------------------- */
 
-/* Bytes of raw[0..n) shuffled by `width` and compressed to dst, or 0 when that is not worth it. */
-static uint32_t compress(const ps_encoder *e, workspace *w, const uint8_t *raw, uint32_t n, int width, uint8_t *dst)
+/* Bytes of raw[0..n) as planes of `width`, or as LZ4 when that is no width, at dst; or 0 when that is not worth it. */
+static uint32_t compress(const ps_encoder *e, workspace *w, ps_trials *trials, const uint8_t *raw, uint32_t n, int width, uint8_t *dst)
 {
-    const uint8_t *src = raw;
-    if (width > 1) {
-        ps_shuffle(raw, w->shuffled, n, width);
-        src = w->shuffled;
+    size_t size;
+    if (width > 1)
+        size = ps_planes_compress(raw, n, width, trials, e->acceleration, w->state, w->planes, dst);
+    else {
+        int bytes = ps_lz4.compress(w->state, (const char *)raw, (char *)dst, (int)n, ps_lz4.bound((int)n), e->acceleration);
+        size = bytes > 0 ? (size_t)bytes : n;
     }
-    int size = ps_lz4.compress(w->state, (const char *)src, (char *)dst, (int)n, ps_lz4.bound((int)n), e->acceleration);
-    return size > 0 && (uint32_t)size <= worth(n) ? (uint32_t)size : 0;
+    return size <= worth(n) ? (uint32_t)size : 0;
 }
 
 static void probe(ps_learnt *l, workspace *w, const uint8_t *raw, uint32_t n, int width)
 {
+    int before = l->choice.width;
     ps_probe(raw, n, width, &l->choice, w->probe);
+    if (l->choice.width != before)
+        l->trials = (ps_trials){0};
+    memset(l->trials.wait, 0, sizeof l->trials.wait);
     l->permille = 0;
     l->left = PROBE_EVERY;
-    if (l->choice.codec == PS_CODEC_LZ4)
+    if (l->choice.codec != PS_CODEC_RAW)
         return;
     l->left = 1u << l->backoff;
     if (l->backoff < BACKOFF_MAX)
@@ -102,9 +109,9 @@ static uint32_t compress_auto(const ps_encoder *e, ps_learnt *l, workspace *w, c
         probed = 1;
     }
     l->left--;
-    while (l->choice.codec == PS_CODEC_LZ4) {
+    while (l->choice.codec != PS_CODEC_RAW) {
         *used = l->choice.width;
-        uint32_t size = compress(e, w, raw, n, *used, dst);
+        uint32_t size = compress(e, w, n < TELLING_BYTES ? NULL : &l->trials, raw, n, *used, dst);
         if (n < TELLING_BYTES)
             return size;
         if (size != 0) {
@@ -174,9 +181,9 @@ static void encode_stripe(const ps_encoder *e, const ps_encode_batch *b, size_t 
             else if (e->codec == PS_ENCODE_AUTO)
                 size = compress_auto(e, learnt, w, raw, n, b->width, dst, &width);
             else
-                size = compress(e, w, raw, n, width, dst);
+                size = compress(e, w, NULL, raw, n, width, dst);
             if (size != 0) {
-                block.codec = PS_CODEC_LZ4;
+                block.codec = width > 1 ? PS_CODEC_PLANES : PS_CODEC_LZ4;
                 block.stored_bytes = size;
                 block.width = width > 1 ? (uint8_t)width : 0;
                 dst += size;

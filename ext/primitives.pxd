@@ -29,11 +29,22 @@ cdef extern from "lz4fn.h" nogil:
 cdef extern from "shuffle.h" nogil:
     enum: PS_SHUFFLE_IMPLEMENTATIONS
     bint ps_shuffle_width_ok(int width)
-    void ps_shuffle(const uint8_t *src, uint8_t *dst, size_t n, int width)
-    void ps_unshuffle(const uint8_t *src, uint8_t *dst, size_t n, int width)
+    void ps_shuffle(const uint8_t *src, uint8_t **planes, size_t count, int width)
+    void ps_unshuffle(const uint8_t **planes, uint8_t *dst, size_t count, int width)
     size_t ps_shuffle_implementations(const char **names)
     const char *ps_shuffle_implementation()
     int ps_shuffle_use(const char *name)
+
+cdef extern from "planes.h" nogil:
+    enum: PS_PLANES_MAX
+    size_t PS_PLANES_BOUND(size_t n)
+    size_t PS_PLANES_SCRATCH(size_t n)
+    ctypedef struct ps_trials:
+        pass
+    size_t ps_planes_compress(const uint8_t *block, size_t n, int width, ps_trials *trials, int acceleration,
+                              void *lz4_state, uint8_t *scratch, uint8_t *dst)
+    int ps_planes_decompress(const uint8_t *stored, size_t stored_bytes, uint8_t *block, size_t n, int width,
+                             uint8_t *scratch)
 
 cdef extern from "probe.h" nogil:
     ctypedef struct ps_choice:

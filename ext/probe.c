@@ -1,5 +1,5 @@
-/* A sample of 4 KiB, in pieces spread over the block, is compressed as it is and shuffled; the smallest wins. Two things keep
- * that cheap. Shuffling is tried only if some plane's bytes are distributed unevenly: where every value is as frequent as any
+/* A sample of 4 KiB, in pieces spread over the block, is compressed as it is and as planes; the smallest wins. Two things keep
+ * that cheap. Planes are tried only if some plane's bytes are distributed unevenly: where every value is as frequent as any
  * other in each of the 8 byte positions, there is nothing for it to gather. And LZ4 itself runs through data without matches at
  * several times its usual speed. */
 #include "probe.h"
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "lz4fn.h"
+#include "planes.h"
 #include "shuffle.h"
 
 #define SAMPLE_BYTES 4096
@@ -21,7 +22,7 @@
 
 typedef struct {
     uint8_t sample[SAMPLE_BYTES];
-    uint8_t shuffled[SAMPLE_BYTES];
+    uint8_t planes[PS_PLANES_SCRATCH(SAMPLE_BYTES)];
     uint8_t apart[SAMPLE_BYTES / 2]; /* the output half a page away from the inputs: see ps_copy_bytes, LZ4 uses memcpy */
     uint8_t compressed[BOUND(SAMPLE_BYTES)];
     uint32_t frequency[8][256];
@@ -105,8 +106,7 @@ int ps_probe(const uint8_t *block, size_t n, int width_hint, ps_choice *out, voi
     if (width_hint != 1 && is_uneven(w, sampled)) {
         int known = ps_shuffle_width_ok(width_hint);
         for (int width = known ? width_hint : 2; width <= (known ? width_hint : 8); width *= 2) {
-            ps_shuffle(w->sample, w->shuffled, sampled, width);
-            size_t size = compressed_bytes(w, w->shuffled, sampled);
+            size_t size = ps_planes_compress(w->sample, sampled, width, NULL, 1, w->state, w->planes, w->compressed);
             if (size < CLEARLY(best)) {
                 best = size;
                 best_width = width;
@@ -114,6 +114,8 @@ int ps_probe(const uint8_t *block, size_t n, int width_hint, ps_choice *out, voi
         }
     }
     if (best < WORTH(sampled))
-        *out = (ps_choice){.codec = PS_CODEC_LZ4, .width = (uint8_t)best_width, .permille = (uint16_t)(best * 1000 / sampled)};
+        *out = (ps_choice){.codec = best_width != 0 ? PS_CODEC_PLANES : PS_CODEC_LZ4,
+                           .width = (uint8_t)best_width,
+                           .permille = (uint16_t)(best * 1000 / sampled)};
     return 0;
 }

@@ -11,11 +11,11 @@
 #include <stdint.h>
 
 /* The block table's codec numbers (docs/reference/format.md), append-only. */
-enum { PS_CODEC_RAW = 0, PS_CODEC_LZ4 = 1, PS_CODEC_ZERO = 2 };
+enum { PS_CODEC_RAW = 0, PS_CODEC_LZ4 = 1, PS_CODEC_ZERO = 2, PS_CODEC_PLANES = 3 };
 
 typedef struct {
     uint8_t codec;     /* PS_CODEC_* */
-    uint8_t width;     /* byte shuffle before LZ4: 0 none, 2, 4 or 8; 0 unless codec is LZ4 */
+    uint8_t width;     /* of planes: 2, 4 or 8; 0 for the other codecs */
     uint16_t permille; /* stored bytes expected of 1000 raw bytes, by the sample: 1000 for raw, 0 for zero */
 } ps_choice;
 
@@ -25,8 +25,8 @@ int ps_is_zero(const uint8_t *block, size_t n);
 /* Bytes of scratch that ps_probe needs, aligned as malloc does, one a thread, needs no clearing. Ask after ps_lz4_bind. */
 size_t ps_probe_scratch_bytes(void);
 
-/* Choose for block[0..n). width_hint: 0 = the element's width is unknown: all widths are tried; 1 = bytes, never shuffle;
- * 2, 4 or 8 = shuffle with this width, or plain. Any other is as 0. Returns 0; -1 when n is above PS_LZ4_MAX_INPUT. */
+/* Choose for block[0..n). width_hint: 0 = the element's width is unknown: all widths are tried; 1 = bytes, never planes;
+ * 2, 4 or 8 = planes of this width, or plain. Any other is as 0. Returns 0; -1 when n is above PS_LZ4_MAX_INPUT. */
 int ps_probe(const uint8_t *block, size_t n, int width_hint, ps_choice *out, void *scratch);
 
 #endif

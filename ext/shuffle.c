@@ -6,18 +6,18 @@
 
 #include <string.h>
 
-static void shuffle_portable(const uint8_t *src, uint8_t *dst, size_t first, size_t count, int width)
+static void shuffle_portable(const uint8_t *src, uint8_t *const *planes, size_t first, size_t count, int width)
 {
     for (int plane = 0; plane < width; plane++)
         for (size_t i = first; i < count; i++)
-            dst[(size_t)plane * count + i] = src[i * (size_t)width + (size_t)plane];
+            planes[plane][i] = src[i * (size_t)width + (size_t)plane];
 }
 
-static void unshuffle_portable(const uint8_t *src, uint8_t *dst, size_t first, size_t count, int width)
+static void unshuffle_portable(const uint8_t *const *planes, uint8_t *dst, size_t first, size_t count, int width)
 {
-    for (size_t i = first; i < count; i++)
-        for (int plane = 0; plane < width; plane++)
-            dst[i * (size_t)width + (size_t)plane] = src[(size_t)plane * count + i];
+    for (int plane = 0; plane < width; plane++)
+        for (size_t i = first; i < count; i++)
+            dst[i * (size_t)width + (size_t)plane] = planes[plane][i];
 }
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -27,10 +27,10 @@ static void unshuffle_portable(const uint8_t *src, uint8_t *dst, size_t first, s
 #define INLINE static inline __attribute__((always_inline))
 #define TARGET_AVX2 __attribute__((target("avx2")))
 
-INLINE size_t plane_of(int place, int width)
+INLINE int plane_of(int place, int width)
 {
     const int reversed[8] = {0, 4, 2, 6, 1, 5, 3, 7};
-    return (size_t)(reversed[place] * width / 8);
+    return reversed[place] * width / 8;
 }
 
 INLINE void separate128(__m128i *v, int width)
@@ -68,9 +68,13 @@ INLINE void interleave128(__m128i *v, int width)
     }
 }
 
-INLINE size_t shuffle128(const uint8_t *src, uint8_t *dst, size_t count, int width)
+INLINE size_t shuffle128(const uint8_t *src, uint8_t *const *planes, size_t count, int width)
 {
     size_t first = 0;
+    uint8_t *to[8]; /* by place */
+#pragma GCC unroll 8
+    for (int i = 0; i < width; i++)
+        to[i] = planes[plane_of(i, width)];
     for (; first + 16 <= count; first += 16) {
         __m128i v[8];
 #pragma GCC unroll 8
@@ -79,19 +83,23 @@ INLINE size_t shuffle128(const uint8_t *src, uint8_t *dst, size_t count, int wid
         separate128(v, width);
 #pragma GCC unroll 8
         for (int i = 0; i < width; i++)
-            _mm_storeu_si128((__m128i *)(dst + plane_of(i, width) * count + first), v[i]);
+            _mm_storeu_si128((__m128i *)(to[i] + first), v[i]);
     }
     return first;
 }
 
-INLINE size_t unshuffle128(const uint8_t *src, uint8_t *dst, size_t count, int width)
+INLINE size_t unshuffle128(const uint8_t *const *planes, uint8_t *dst, size_t count, int width)
 {
     size_t first = 0;
+    const uint8_t *from[8]; /* by place */
+#pragma GCC unroll 8
+    for (int i = 0; i < width; i++)
+        from[i] = planes[plane_of(i, width)];
     for (; first + 16 <= count; first += 16) {
         __m128i v[8];
 #pragma GCC unroll 8
         for (int i = 0; i < width; i++)
-            v[i] = _mm_loadu_si128((const __m128i *)(src + plane_of(i, width) * count + first));
+            v[i] = _mm_loadu_si128((const __m128i *)(from[i] + first));
         interleave128(v, width);
 #pragma GCC unroll 8
         for (int i = 0; i < width; i++)
@@ -135,9 +143,13 @@ TARGET_AVX2 INLINE void interleave256(__m256i *v, int width)
     }
 }
 
-TARGET_AVX2 INLINE size_t shuffle256(const uint8_t *src, uint8_t *dst, size_t count, int width)
+TARGET_AVX2 INLINE size_t shuffle256(const uint8_t *src, uint8_t *const *planes, size_t count, int width)
 {
     size_t first = 0;
+    uint8_t *to[8]; /* by place */
+#pragma GCC unroll 8
+    for (int i = 0; i < width; i++)
+        to[i] = planes[plane_of(i, width)];
     for (; first + 32 <= count; first += 32) {
         const uint8_t *low = src + first * (size_t)width, *high = low + 16 * width;
         __m256i v[8];
@@ -147,20 +159,24 @@ TARGET_AVX2 INLINE size_t shuffle256(const uint8_t *src, uint8_t *dst, size_t co
         separate256(v, width);
 #pragma GCC unroll 8
         for (int i = 0; i < width; i++)
-            _mm256_storeu_si256((__m256i *)(dst + plane_of(i, width) * count + first), v[i]);
+            _mm256_storeu_si256((__m256i *)(to[i] + first), v[i]);
     }
     return first;
 }
 
-TARGET_AVX2 INLINE size_t unshuffle256(const uint8_t *src, uint8_t *dst, size_t count, int width)
+TARGET_AVX2 INLINE size_t unshuffle256(const uint8_t *const *planes, uint8_t *dst, size_t count, int width)
 {
     size_t first = 0;
+    const uint8_t *from[8]; /* by place */
+#pragma GCC unroll 8
+    for (int i = 0; i < width; i++)
+        from[i] = planes[plane_of(i, width)];
     for (; first + 32 <= count; first += 32) {
         uint8_t *low = dst + first * (size_t)width, *high = low + 16 * width;
         __m256i v[8];
 #pragma GCC unroll 8
         for (int i = 0; i < width; i++)
-            v[i] = _mm256_loadu_si256((const __m256i *)(src + plane_of(i, width) * count + first));
+            v[i] = _mm256_loadu_si256((const __m256i *)(from[i] + first));
         interleave256(v, width);
 #pragma GCC unroll 8
         for (int i = 0; i < width; i++)
@@ -170,44 +186,43 @@ TARGET_AVX2 INLINE size_t unshuffle256(const uint8_t *src, uint8_t *dst, size_t 
 }
 
 /* The width is a constant in each call, so that the loops above become straight code. */
-static void shuffle_sse2(const uint8_t *src, uint8_t *dst, size_t first, size_t count, int width)
+static void shuffle_sse2(const uint8_t *src, uint8_t *const *planes, size_t first, size_t count, int width)
 {
-    first = width == 2   ? shuffle128(src, dst, count, 2)
-            : width == 4 ? shuffle128(src, dst, count, 4)
-                         : shuffle128(src, dst, count, 8);
-    shuffle_portable(src, dst, first, count, width);
+    first = width == 2   ? shuffle128(src, planes, count, 2)
+            : width == 4 ? shuffle128(src, planes, count, 4)
+                         : shuffle128(src, planes, count, 8);
+    shuffle_portable(src, planes, first, count, width);
 }
 
-static void unshuffle_sse2(const uint8_t *src, uint8_t *dst, size_t first, size_t count, int width)
+static void unshuffle_sse2(const uint8_t *const *planes, uint8_t *dst, size_t first, size_t count, int width)
 {
-    first = width == 2   ? unshuffle128(src, dst, count, 2)
-            : width == 4 ? unshuffle128(src, dst, count, 4)
-                         : unshuffle128(src, dst, count, 8);
-    unshuffle_portable(src, dst, first, count, width);
+    first = width == 2   ? unshuffle128(planes, dst, count, 2)
+            : width == 4 ? unshuffle128(planes, dst, count, 4)
+                         : unshuffle128(planes, dst, count, 8);
+    unshuffle_portable(planes, dst, first, count, width);
 }
 
-TARGET_AVX2 static void shuffle_avx2(const uint8_t *src, uint8_t *dst, size_t first, size_t count, int width)
+TARGET_AVX2 static void shuffle_avx2(const uint8_t *src, uint8_t *const *planes, size_t first, size_t count, int width)
 {
-    first = width == 2   ? shuffle256(src, dst, count, 2)
-            : width == 4 ? shuffle256(src, dst, count, 4)
-                         : shuffle256(src, dst, count, 8);
-    shuffle_portable(src, dst, first, count, width);
+    first = width == 2   ? shuffle256(src, planes, count, 2)
+            : width == 4 ? shuffle256(src, planes, count, 4)
+                         : shuffle256(src, planes, count, 8);
+    shuffle_portable(src, planes, first, count, width);
 }
 
-TARGET_AVX2 static void unshuffle_avx2(const uint8_t *src, uint8_t *dst, size_t first, size_t count, int width)
+TARGET_AVX2 static void unshuffle_avx2(const uint8_t *const *planes, uint8_t *dst, size_t first, size_t count, int width)
 {
-    first = width == 2   ? unshuffle256(src, dst, count, 2)
-            : width == 4 ? unshuffle256(src, dst, count, 4)
-                         : unshuffle256(src, dst, count, 8);
-    unshuffle_portable(src, dst, first, count, width);
+    first = width == 2   ? unshuffle256(planes, dst, count, 2)
+            : width == 4 ? unshuffle256(planes, dst, count, 4)
+                         : unshuffle256(planes, dst, count, 8);
+    unshuffle_portable(planes, dst, first, count, width);
 }
 #endif
 
-typedef void transposition(const uint8_t *src, uint8_t *dst, size_t first, size_t count, int width);
-
 typedef struct {
     const char *name;
-    transposition *shuffle, *unshuffle;
+    void (*shuffle)(const uint8_t *src, uint8_t *const *planes, size_t first, size_t count, int width);
+    void (*unshuffle)(const uint8_t *const *planes, uint8_t *dst, size_t first, size_t count, int width);
 } implementation;
 
 static implementation offered[PS_SHUFFLE_IMPLEMENTATIONS] = {{"portable", shuffle_portable, unshuffle_portable}};
@@ -225,18 +240,9 @@ __attribute__((constructor)) static void choose(void)
     used = offered[offered_count - 1];
 }
 
-static void apply(transposition *transpose, const uint8_t *src, uint8_t *dst, size_t n, int width)
-{
-    if (n == 0 || !ps_shuffle_width_ok(width))
-        return;
-    size_t count = n / (size_t)width, shuffled = count * (size_t)width;
-    transpose(src, dst, 0, count, width);
-    memcpy(dst + shuffled, src + shuffled, n - shuffled);
-}
+void ps_shuffle(const uint8_t *src, uint8_t *const *planes, size_t count, int width) { used.shuffle(src, planes, 0, count, width); }
 
-void ps_shuffle(const uint8_t *src, uint8_t *dst, size_t n, int width) { apply(used.shuffle, src, dst, n, width); }
-
-void ps_unshuffle(const uint8_t *src, uint8_t *dst, size_t n, int width) { apply(used.unshuffle, src, dst, n, width); }
+void ps_unshuffle(const uint8_t *const *planes, uint8_t *dst, size_t count, int width) { used.unshuffle(planes, dst, 0, count, width); }
 
 size_t ps_shuffle_implementations(const char *names[PS_SHUFFLE_IMPLEMENTATIONS])
 {

@@ -1,7 +1,7 @@
-/* Byte shuffle: byte 0 of every element, then byte 1 of every element, and so on, as Blosc does it.
+/* Byte shuffle: byte 0 of every element goes to plane 0, byte 1 to plane 1, and so on. The planes may lie anywhere; one after the
+ * other, they are what Blosc's shuffle makes.
  *
- * n / width whole elements are shuffled; the n % width bytes after them stay in place at the end. SSE2 or AVX2, chosen when
- * the extension module is loaded, else portable. Thread-safe; no alignment is needed.
+ * SSE2 or AVX2, chosen when the extension module is loaded, else portable. Thread-safe; no alignment is needed.
  */
 #ifndef PINSTRIPE_SHUFFLE_H
 #define PINSTRIPE_SHUFFLE_H
@@ -11,11 +11,11 @@
 
 static inline int ps_shuffle_width_ok(int width) { return width == 2 || width == 4 || width == 8; }
 
-/* Shuffle src[0..n) into dst[0..n), which must not overlap. width is 2, 4 or 8, else nothing is done. */
-void ps_shuffle(const uint8_t *src, uint8_t *dst, size_t n, int width);
+/* Shuffle `count` elements of `width` bytes, 2, 4 or 8, into as many planes of `count` bytes each. Nothing overlaps. */
+void ps_shuffle(const uint8_t *src, uint8_t *const *planes, size_t count, int width);
 
 /* The inverse. */
-void ps_unshuffle(const uint8_t *src, uint8_t *dst, size_t n, int width);
+void ps_unshuffle(const uint8_t *const *planes, uint8_t *dst, size_t count, int width);
 
 /* The implementations this processor offers, slowest first ("portable", "sse2", "avx2"); the one in use; and the choice, for
  * tests, which is -1 when the processor does not offer it. */

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from pinstripe import kernels
 from pinstripe.kernels import CODEC_RAW, DAMAGE, RECORD, Encoder
 from pinstripe.testing import frame_oracle
-from pinstripe.testing.frame_oracle import LZ4, RAW, ZERO
+from pinstripe.testing.frame_oracle import LZ4, PLANES, RAW, ZERO
 from pinstripe.testing.samples import KINDS, sample
 
 FILE_ID, TX = b"file id, 16 byte", b"transaction, 16 "
 BLOCK = 16 << 10
 STRIPE = 42
-CHOICES = [(RAW, 0), (LZ4, 0), (LZ4, 2), (LZ4, 4), (LZ4, 8), (ZERO, 0)]
+CHOICES = [(RAW, 0), (LZ4, 0), (PLANES, 2), (PLANES, 4), (PLANES, 8), (ZERO, 0)]
 GUARD = 40
 Array = npt.NDArray[Any]
 
@@ -39,10 +39,10 @@ MIXED = b"".join(sample(kind, BLOCK, n) for n, kind in enumerate(("text", "zeros
 FRAMES = {
     "raw": frame_of(sample("noise", 5 * BLOCK + 100), [(RAW, 0)]),
     "compressed": frame_of(sample("text", 5 * BLOCK + 100), [(LZ4, 0)]),
-    "shuffled": frame_of(sample("float64", 5 * BLOCK + 101), [(LZ4, 8)]),
-    "mixed": frame_of(MIXED + MIXED[:100], [(LZ4, 0), (ZERO, 0), (RAW, 0), (LZ4, 8), (RAW, 0), (RAW, 0)]),
+    "planes": frame_of(sample("float64", 5 * BLOCK + 101), [(PLANES, 8)]),
+    "mixed": frame_of(MIXED + MIXED[:100], [(LZ4, 0), (ZERO, 0), (RAW, 0), (PLANES, 8), (RAW, 0), (RAW, 0)]),
     "big raw": frame_of(sample("noise", 20 * BLOCK + 5), [(RAW, 0)]),
-    "big mixed": frame_of((MIXED * 5)[: 23 * BLOCK + 77], [(LZ4, 0), (ZERO, 0), (RAW, 0), (LZ4, 8), (RAW, 0)]),
+    "big mixed": frame_of((MIXED * 5)[: 23 * BLOCK + 77], [(LZ4, 0), (ZERO, 0), (RAW, 0), (PLANES, 8), (RAW, 0)]),
     "tiny": frame_of(b"x", [(RAW, 0)]),
 }
 RAWS = {name: frame_oracle.decode_frame(frame).raw for name, (frame, _) in FRAMES.items()}
@@ -243,7 +243,7 @@ def flips(frame: bytes, header_bytes: int) -> Iterator[tuple[int, int]]:
         yield place, 1 << place % 8
 
 
-@pytest.mark.parametrize("name", ["raw", "compressed", "shuffled", "mixed", "big raw", "tiny"])
+@pytest.mark.parametrize("name", ["raw", "compressed", "planes", "mixed", "big raw", "tiny"])
 def test_a_changed_bit_is_found_and_its_bytes_are_not_given(reader: Reader, name: str) -> None:
     (frame, record), raw = FRAMES[name], RAWS[name]
     header_bytes = int(record["header64"][0]) * 64
@@ -359,7 +359,7 @@ def test_a_hostile_block_table_under_a_good_checksum_is_refused(reader: Reader, 
 @settings(max_examples=300)
 @given(data=st.data())
 def test_no_payload_makes_it_write_elsewhere_or_give_wrong_bytes(reader: Reader, data: st.DataObject) -> None:
-    (frame, record), raw = FRAMES["shuffled"], RAWS["shuffled"]
+    (frame, record), raw = FRAMES["planes"], RAWS["planes"]
     header_bytes = int(record["header64"][0]) * 64
     payload = bytearray(frame[header_bytes:])
     for place, new in data.draw(
@@ -406,7 +406,7 @@ def test_a_frame_of_another_stripe_file_or_transaction_is_refused(reader: Reader
 
 def test_a_whole_frame_that_is_not_the_one_recorded_is_refused(reader: Reader) -> None:
     _, record = FRAMES["mixed"]
-    older, _ = frame_of(MIXED + b"?" * 100, [(LZ4, 0), (ZERO, 0), (RAW, 0), (LZ4, 8), (RAW, 0), (RAW, 0)])
+    older, _ = frame_of(MIXED + b"?" * 100, [(LZ4, 0), (ZERO, 0), (RAW, 0), (PLANES, 8), (RAW, 0), (RAW, 0)])
     reader.put(older)
     status, found = reader.one(older, record, 0, 100)
     assert status < 0

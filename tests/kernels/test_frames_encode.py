@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from pinstripe import kernels
 from pinstripe.kernels import CODEC_AUTO, CODEC_LZ4, CODEC_RAW, Encoder, FrameBatch
 from pinstripe.testing import frame_oracle
-from pinstripe.testing.frame_oracle import LZ4, RAW, ZERO
+from pinstripe.testing.frame_oracle import LZ4, PLANES, RAW, ZERO
 from pinstripe.testing.samples import KINDS, sample
 
 FILE_ID, TX = b"file id, 16 byte", b"transaction, 16 "
@@ -122,13 +123,13 @@ def test_threads_change_neither_the_frames_nor_what_comes_after() -> None:
 def test_auto_stores_each_kind_as_it_should() -> None:
     assert set(codecs_of(sample("noise", 8 * BLOCK))) == {(RAW, 0)}
     assert set(codecs_of(sample("text", 8 * BLOCK))) == {(LZ4, 0)}
-    assert set(codecs_of(sample("float64", 8 * BLOCK))) == {(LZ4, 8)}
-    assert set(codecs_of(sample("float64", 8 * BLOCK), width=8)) == {(LZ4, 8)}
+    assert set(codecs_of(sample("float64", 8 * BLOCK))) == {(PLANES, 8)}
+    assert set(codecs_of(sample("float64", 8 * BLOCK), width=8)) == {(PLANES, 8)}
     assert set(codecs_of(sample("zeros", 8 * BLOCK))) == {(ZERO, 0)}
 
 
 def test_a_pair_of_floats_is_shuffled_as_floats_are() -> None:
-    assert set(codecs_of(sample("float64", 8 * BLOCK), CODEC_LZ4, width=16)) == {(LZ4, 8)}
+    assert set(codecs_of(sample("float64", 8 * BLOCK), CODEC_LZ4, width=16)) == {(PLANES, 8)}
     assert set(codecs_of(sample("text", 8 * BLOCK), CODEC_LZ4, width=24)) == {(LZ4, 0)}
 
 
@@ -141,7 +142,7 @@ def test_bytes_are_never_shuffled() -> None:
 def test_lz4_is_tried_on_every_block_and_raw_keeps_even_zeros() -> None:
     mixed = b"".join(sample(kind, BLOCK) for kind in ("noise", "text", "float64", "zeros") * 2)
     assert codecs_of(mixed, CODEC_LZ4, width=1) == [(RAW, 0), (LZ4, 0), (RAW, 0), (ZERO, 0)] * 2
-    assert codecs_of(mixed, CODEC_LZ4, width=8)[2::4] == [(LZ4, 8)] * 2
+    assert codecs_of(mixed, CODEC_LZ4, width=8)[2::4] == [(PLANES, 8)] * 2
     assert codecs_of(mixed, CODEC_RAW) == [(RAW, 0)] * 8
 
 
@@ -156,12 +157,31 @@ def test_a_block_that_is_not_quite_zero_is_not_taken_for_zero() -> None:
 def test_auto_notices_when_the_data_changes() -> None:
     noise, text, field = (sample(kind, 64 * BLOCK) for kind in ("noise", "text", "float64"))
     found = codecs_of(text + field)
-    assert found == [(LZ4, 0)] * 64 + [(LZ4, 8)] * 64
+    assert found == [(LZ4, 0)] * 64 + [(PLANES, 8)] * 64
     found = codecs_of(field + text)
     assert found.count((LZ4, 0)) >= 60
     found = codecs_of(noise + text)  # it looks again after 1, 2, 4 ... 64 blocks
     assert found[:64] == [(RAW, 0)] * 64
     assert found[-1] == (LZ4, 0)
+
+
+def stored_bytes_of(stripe: bytes, codec: int, width: int) -> list[int]:
+    """Of each block, from its table."""
+    (frame,) = frames_of(encode(encoder(codec), [stripe], width=width))
+    count = len(frame_oracle.decode_frame(frame).blocks)
+    return [struct.unpack_from("<I", frame, 128 + 16 * n + 8)[0] for n in range(count)]
+
+
+def test_auto_tries_again_the_planes_that_did_not_compress() -> None:
+    noise = np.random.default_rng(3)
+    values = np.zeros((64 * BLOCK // 8, 8), np.uint8)
+    values[:, :5] = noise.integers(0, 256, (len(values), 5))
+    values[:, 6:] = 63
+    values[len(values) * 3 // 8 :, 2] = 7  # from block 24 on
+    auto, tried = (stored_bytes_of(values.tobytes(), codec, 8) for codec in (CODEC_AUTO, CODEC_LZ4))
+    assert auto[:24] == tried[:24]
+    assert auto[40:] == tried[40:]
+    assert all(ours in (theirs, theirs + BLOCK // 8 - 1) for ours, theirs in zip(auto, tried, strict=True))
 
 
 def test_a_new_batch_is_looked_at_whatever_came_before() -> None:

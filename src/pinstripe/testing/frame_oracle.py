@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pinstripe.kernels import RECORD, crc64, crc64_combine
 from pinstripe.testing import oracle
 
-RAW, LZ4, ZERO = 0, 1, 2
+RAW, LZ4, ZERO, PLANES = range(4)
 PART = 1
 HEADER = struct.Struct("<4sHBxIIIII4x16s16sQQ40xQ")
 BLOCK = struct.Struct("<QIBBxx")
@@ -81,15 +81,17 @@ def encode_frame(
         if codec == ZERO and not any(block):
             stored = b""
         elif codec == LZ4:
-            stored = lz4.block.compress(oracle.shuffle(block, width) if width else block, store_size=False)
+            stored = lz4.block.compress(block, store_size=False)
+        elif codec == PLANES:
+            stored = oracle.planes_compress(block, width)
         if len(stored) >= len(block) or (codec == ZERO and stored):
             codec, stored = RAW, block
-        width = width if codec == LZ4 else 0
+        width = width if codec == PLANES else 0
         checksum = crc64(block)
         combined = crc64_combine(combined, checksum, len(block))
         table += BLOCK.pack(checksum, len(stored), codec, width)
         payload += stored
-        record[("raw_blocks", "shuffled_blocks" if width else "lz4_blocks", "zero_blocks")[codec]] += 1
+        record[("raw_blocks", "lz4_blocks", "zero_blocks", "shuffled_blocks")[codec]] += 1
     count = len(table) // BLOCK.size
     table += b"".join(EXTENT.pack(*extent) for extent in extents)
     header_bytes = (HEADER.size + len(table) + 63) // 64 * 64
@@ -150,9 +152,9 @@ def decode_frame(frame: bytes) -> Frame:
     for number in range(block_count):
         block_checksum, stored_bytes, codec, width = BLOCK.unpack_from(frame, HEADER.size + 16 * number)
         length = min(block_bytes, raw_bytes - len(raw))
-        if codec > ZERO or width not in ((0, 2, 4, 8) if codec == LZ4 else (0,)):
+        if codec > PLANES or width not in ((2, 4, 8) if codec == PLANES else (0,)):
             raise Damage(UNKNOWN)
-        if not (0 < stored_bytes <= length if codec == LZ4 else stored_bytes == (length if codec == RAW else 0)):
+        if not (stored_bytes == {RAW: length, ZERO: 0}[codec] if codec in (RAW, ZERO) else 0 < stored_bytes <= length):
             raise Damage(LENGTHS)
         stored = frame[place : place + stored_bytes]
         if len(stored) != stored_bytes:
@@ -166,7 +168,11 @@ def decode_frame(frame: bytes) -> Frame:
                 raise Damage(LZ4_DATA) from error
             if len(block) != length:
                 raise Damage(LZ4_DATA)
-            block = oracle.unshuffle(block, width) if width else block
+        elif codec == PLANES:
+            try:
+                block = oracle.planes_decompress(stored, length, width)
+            except ValueError as error:
+                raise Damage(LZ4_DATA) from error
         if crc64(block) != block_checksum:
             raise Damage(BLOCK_CHECKSUM)
         combined = crc64_combine(combined, block_checksum, length)

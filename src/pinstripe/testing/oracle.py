@@ -12,7 +12,8 @@ from pinstripe.kernels import lz4_compress as lz4_compress_kernel
 POLYNOMIAL = 0x9A6C9329AC4BC9B5
 ONES = (1 << 64) - 1
 
-CODEC_RAW, CODEC_LZ4, CODEC_ZERO = 0, 1, 2
+CODEC_RAW, CODEC_LZ4, CODEC_ZERO, CODEC_PLANES = range(4)
+PLANE_RAW, PLANE_LZ4, PLANE_CONSTANT = range(3)
 
 
 def _after_byte(register: int) -> int:
@@ -163,6 +164,68 @@ def unshuffle(data: bytes, width: int) -> bytes:
     return b"".join(elements) + data[count * width :]
 
 
+def planes_compress(data: bytes, width: int) -> bytes:
+    """A block as byte planes; the same bytes as the kernel's, for the same LZ4."""
+    count = len(data) // width
+    kinds, out = 0, b""
+    for number in range(width):
+        plane = data[number : count * width : width]
+        packed = bytearray(max(0, count - 5))  # smaller than the plane, with its length before it
+        size = lz4_compress_kernel(plane, packed)
+        if count and plane == plane[:1] * count:
+            kinds |= PLANE_CONSTANT << 2 * number
+            out += plane[:1]
+        elif size:
+            kinds |= PLANE_LZ4 << 2 * number
+            out += size.to_bytes(4, "little") + packed[:size]
+        else:
+            out += plane
+    return kinds.to_bytes(2, "little") + out + data[count * width :]
+
+
+def planes_decompress(stored: bytes, length: int, width: int) -> bytes:
+    """The `length` raw bytes of a block of planes.
+
+    Raises
+    ------
+    ValueError
+        It is none, or holds another number of bytes.
+    """
+    count, place = length // width, 0
+
+    def take(size: int) -> bytes:
+        nonlocal place
+        place += size
+        if place > len(stored):
+            raise ValueError("the planes end too early")
+        return stored[place - size : place]
+
+    kinds = int.from_bytes(take(2), "little")
+    if kinds >> 2 * width or not count:
+        raise ValueError("more kinds than planes, or no plane")
+    planes = b""
+    for number in range(width):
+        kind = kinds >> 2 * number & 3
+        if kind == PLANE_RAW:
+            plane = take(count)
+        elif kind == PLANE_CONSTANT:
+            plane = take(1) * count
+        elif kind == PLANE_LZ4:
+            size = int.from_bytes(take(4), "little")
+            if size >= count:
+                raise ValueError("an LZ4 plane that is not smaller than a raw one")
+            plane = lz4_decompress(take(size), count)
+        else:
+            raise ValueError("an unknown kind of plane")
+        if len(plane) != count:
+            raise ValueError("a plane of another length")
+        planes += plane
+    tail = take(length % width)
+    if place != len(stored):
+        raise ValueError("bytes after the planes")
+    return unshuffle(planes + tail, width)
+
+
 def probe(data: bytes, width: int = 0) -> tuple[int, int]:
     """The codec and the shuffle's width for a block, by a sample; the same decision as the kernel's, for the same LZ4."""
     if not any(data):
@@ -174,11 +237,11 @@ def probe(data: bytes, width: int = 0) -> tuple[int, int]:
     best, best_width = _compressed_bytes(sample), 0
     if width != 1 and _is_uneven(sample):
         for candidate in [width] if width in (2, 4, 8) else [2, 4, 8]:
-            size = _compressed_bytes(shuffle(sample, candidate))
+            size = len(planes_compress(sample, candidate))
             if size < best - best // 64:
                 best, best_width = size, candidate
     if best < len(sample) - len(sample) // 20:
-        return CODEC_LZ4, best_width
+        return (CODEC_PLANES, best_width) if best_width else (CODEC_LZ4, 0)
     return CODEC_RAW, 0
 
 
