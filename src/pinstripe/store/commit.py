@@ -34,7 +34,7 @@ from ..format.layout import Layout
 from ..format.manifest import PAGE_RECORDS, SEGMENT_SYNCED
 from ..format.segment import segment_name
 from ..options import Options
-from ..targets.contract import Access
+from ..targets.contract import Access, FileContent
 from .fresh import fsync_directory
 from .generation import Generation, list_numbers, read_header
 from .index import CHANGE, NO_STRIPE, Manifest, build_manifest
@@ -278,14 +278,11 @@ def _copy_manifest(store: Store, tx: Transaction, generation: Generation, access
     size = os.fstat(fd).st_size
     if size > COPY_MOST_BYTES:
         return
-    data = b""
-    while len(data) < size:
-        data += os.pread(fd, size - len(data), len(data))
     for target in store.targets:
         if target.scope != "shared":
             continue
         try:
-            target.write_manifest_copy(tx.file_id, tx.id, data, access, durable=generation.durable)
+            target.write_manifest_copy(tx.file_id, tx.id, FileContent(fd, size), access, durable=generation.durable)
         except OSError as error:
             logger.info("no copy of the manifest on %s: %s", target.path, error)
             continue

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import errno
+import os
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-__all__ = ["Access", "Batch", "Segment", "Space", "Target"]
+__all__ = ["Access", "Batch", "Content", "FileContent", "Segment", "Space", "Target"]
+
+_PIECE_BYTES = 1 << 20
 
 
 class Batch(Protocol):
@@ -50,6 +54,34 @@ class Access:
             if self.mode >> shift & 0o2:
                 mode |= 0o3 << shift
         return mode
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FileContent:
+    """The first bytes of an open file, read piece by piece: what is large is never in memory whole."""
+
+    fd: int
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __bytes__(self) -> bytes:
+        return b"".join(map(bytes, self))
+
+    def __iter__(self) -> Iterator[memoryview]:
+        """Give piece after piece; each is good until the next one is asked for."""
+        room = memoryview(bytearray(min(self.length, _PIECE_BYTES)))
+        offset = 0
+        while offset < self.length:
+            count = os.preadv(self.fd, [room[: self.length - offset]], offset)
+            if not count:
+                raise OSError(errno.EIO, "the file ends too early")
+            yield room[:count]
+            offset += count
+
+
+Content = bytes | FileContent
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -185,7 +217,7 @@ class Target(abc.ABC):
 
     @abc.abstractmethod
     def write_manifest_copy(
-        self, file_id: bytes, tx: bytes, data: bytes, access: Access, *, durable: bool = True
+        self, file_id: bytes, tx: bytes, data: Content, access: Access, *, durable: bool = True
     ) -> None:
         """Write the copy of a manifest, seen whole or not at all; if `durable`, synced with its directory."""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..format.segment import manifest_copy_name
-from .contract import Access, Segment, Space, Target
+from .contract import Access, Content, Segment, Space, Target
 
 __all__ = ["MemorySegment", "MemoryTarget"]
 
@@ -123,10 +123,10 @@ class MemoryTarget(Target):
         return None
 
     def write_manifest_copy(
-        self, file_id: bytes, tx: bytes, data: bytes, access: Access, *, durable: bool = True
+        self, file_id: bytes, tx: bytes, data: Content, access: Access, *, durable: bool = True
     ) -> None:
         with self._lock:
-            self._files.setdefault(file_id, {})[manifest_copy_name(tx)] = bytearray(data)
+            self._files.setdefault(file_id, {})[manifest_copy_name(tx)] = bytearray(bytes(data))
 
     def read_manifest_copy(self, file_id: bytes, tx: bytes) -> bytes:
         with self.open_segment(file_id, manifest_copy_name(tx)) as copy:

@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import ArgumentError, TargetError
 from ..format.segment import manifest_copy_name
 from ..format.superblock import FORMAT, SCOPES, TargetEntry
-from .contract import Access, Segment, Space, Target
+from .contract import Access, Content, Segment, Space, Target
 
 __all__ = ["IDENTITY", "PosixSegment", "PosixTarget", "create_target", "open_target"]
 
@@ -179,13 +179,16 @@ class PosixTarget(Target):
             self._sync_file_system()
 
     def write_manifest_copy(
-        self, file_id: bytes, tx: bytes, data: bytes, access: Access, *, durable: bool = True
+        self, file_id: bytes, tx: bytes, data: Content, access: Access, *, durable: bool = True
     ) -> None:
         name = manifest_copy_name(tx)
         aside = f"{name}.new"
         self.remove_segment(file_id, aside)
         with PosixSegment(self._create(file_id, aside, access)) as copy:
-            copy.write_at(data, 0)
+            offset = 0
+            for piece in [data] if isinstance(data, bytes) else data:
+                copy.write_at(piece, offset)
+                offset += len(piece)
             if durable:
                 copy.sync()
         with self._file_directory(file_id) as directory:

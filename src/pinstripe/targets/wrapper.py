@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .contract import Access, Batch, Segment, Space, Target
+from .contract import Access, Batch, Content, Segment, Space, Target
 
 __all__ = ["WrapperSegment", "WrapperTarget"]
 
@@ -96,7 +96,7 @@ class WrapperTarget(Target):
         self.inner.sync_directory(file_id)
 
     def write_manifest_copy(
-        self, file_id: bytes, tx: bytes, data: bytes, access: Access, *, durable: bool = True
+        self, file_id: bytes, tx: bytes, data: Content, access: Access, *, durable: bool = True
     ) -> None:
         self.inner.write_manifest_copy(file_id, tx, data, access, durable=durable)
 

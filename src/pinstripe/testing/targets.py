@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, get_args
 
-from ..targets.contract import Access, Batch, Segment, Space, Target
+from ..targets.contract import Access, Batch, Content, Segment, Space, Target
 from ..targets.wrapper import WrapperSegment, WrapperTarget
 
 __all__ = [
@@ -106,7 +106,7 @@ class ObservedTarget(WrapperTarget):
         super().sync_directory(file_id)
 
     def write_manifest_copy(
-        self, file_id: bytes, tx: bytes, data: bytes, access: Access, *, durable: bool = True
+        self, file_id: bytes, tx: bytes, data: Content, access: Access, *, durable: bool = True
     ) -> None:
         self.observe("write_manifest_copy")
         super().write_manifest_copy(file_id, tx, data, access, durable=durable)
@@ -305,7 +305,7 @@ class DroppingTarget(WrapperTarget):
                 del self._removed[key]
 
     def write_manifest_copy(
-        self, file_id: bytes, tx: bytes, data: bytes, access: Access, *, durable: bool = True
+        self, file_id: bytes, tx: bytes, data: Content, access: Access, *, durable: bool = True
     ) -> None:
         # As the contract allows at worst: a copy that was not synced is as if it had never been written.
         with self._lock:
@@ -417,7 +417,7 @@ class LimitedTarget(WrapperTarget):
         return _LimitedSegment(segment, self)
 
     def write_manifest_copy(
-        self, file_id: bytes, tx: bytes, data: bytes, access: Access, *, durable: bool = True
+        self, file_id: bytes, tx: bytes, data: Content, access: Access, *, durable: bool = True
     ) -> None:
         with self.counted() as free:
             if len(data) > free:
@@ -501,7 +501,7 @@ class SlowTarget(WrapperTarget):
         return _SlowSegment(segment, self)
 
     def write_manifest_copy(
-        self, file_id: bytes, tx: bytes, data: bytes, access: Access, *, durable: bool = True
+        self, file_id: bytes, tx: bytes, data: Content, access: Access, *, durable: bool = True
     ) -> None:
         with self.taking(len(data)):
             super().write_manifest_copy(file_id, tx, data, access, durable=durable)
