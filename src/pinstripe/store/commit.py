@@ -47,7 +47,7 @@ from .transaction import Transaction
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["Proposal", "commit", "make_durable", "sync_segments"]
+__all__ = ["Proposal", "commit", "make_durable", "sync_entry", "sync_segments"]
 
 logger = logging.getLogger("pinstripe")
 Array = npt.NDArray[Any]
@@ -262,6 +262,12 @@ def _committed(
     return committed
 
 
+def sync_entry(directory: str) -> None:
+    """Make ``files/aa/ID`` durable as it is: its inode, its names, and the directories above."""
+    _sync_inode(directory)
+    _sync_directories(directory)
+
+
 def _sync_directories(directory: str) -> None:
     """DURABLE: all three, always: who made them may have been another writer, that did not sync, or died before it could."""
     fsync_directory(directory)
@@ -366,8 +372,7 @@ def make_durable(store: Store, file_id: bytes) -> None:
     head = Generation.head(store, inode, directory)
     try:
         if head.durable:
-            _sync_inode(directory)
-            _sync_directories(directory)
+            sync_entry(directory)
             return
         tx = Transaction(store, file_id, head.layout)
         with naming(directory):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ArgumentError, UnsupportedError
+from ..errors import ArgumentError, DamageError, UnsupportedError
 from ..format.layout import Layout
 from ..format.manifest import STRIPES_LIMIT
 from ..options import Options
@@ -156,8 +156,13 @@ class Draft(abc.ABC):
         sb = self.layout.stripe_bytes
         first_stripe, last_stripe = offset // sb, (offset + count - 1) // sb
         if first_stripe == last_stripe:
-            record, within = self.index.record(first_stripe), offset - first_stripe * sb
-            self._reader.read_one(record, self.index.segments, first_stripe, within, out, manifest=self.base.path)
+            within = offset - first_stripe * sb
+            try:
+                record = self.index.record(first_stripe)
+                self._reader.read_one(record, self.index.segments, first_stripe, within, out, manifest=self.base.path)
+            except DamageError as damage:
+                self._advise(damage)
+                raise
         else:
             self._read_run(first_stripe, last_stripe, offset, out)
         for stripe in self._spilled(first_stripe, last_stripe):
@@ -210,16 +215,23 @@ class Draft(abc.ABC):
                 self.cache.overlay(start, flat[places[k] : places[k] + counts[k]])
 
     def _read(self, stripes: Array, first: Array, counts: Array, out: Bytes, places: Array) -> None:
-        self._reader.read(
-            self.index.records(stripes),
-            self.index.segments,
-            stripes,
-            first,
-            counts,
-            out,
-            places,
-            manifest=self.base.path,
-        )
+        try:
+            self._reader.read(
+                self.index.records(stripes),
+                self.index.segments,
+                stripes,
+                first,
+                counts,
+                out,
+                places,
+                manifest=self.base.path,
+            )
+        except DamageError as damage:
+            self._advise(damage)
+            raise
+
+    def _advise(self, damage: DamageError) -> None:
+        self.base.advise(damage, self._reader.store.file_directory(self.base.file_id))
 
     def records(self, stripes: Array) -> Array:
         """Independent. The records of stripes, own changes first; for reports and for `verify`."""

@@ -389,6 +389,19 @@ class Generation:
             with contextlib.suppress(OSError):  # it was only read
                 os.close(fd)
 
+    def advise(self, damage: DamageError, directory: str) -> None:
+        """Say in an error of reading this generation which one is durable, where this one is not: a power cut may have damaged it."""
+        if self.durable:
+            return
+        durable = 0
+        with contextlib.suppress(OSError):
+            durable = newest_durable(directory, self.file_id)
+        if durable:
+            damage.strerror = (
+                f"{damage.strerror}; generation {self.number} was not made durable, the newest durable generation is {durable}: "
+                f"read it with generation={durable}"
+            )
+
     def copies_name(self) -> str:
         """Name under which a second target holds this manifest."""
         return manifest_copy_name(self.transaction)

@@ -19,6 +19,7 @@ from ..format.inode import Inode
 from ..format.layout import Layout
 from ..options import Options
 from ..targets.contract import Access
+from .commit import sync_entry
 from .directory_layout import layout_of
 from .generation import Generation, list_numbers, newest_durable, read_header
 from .inode_file import read_inode
@@ -228,7 +229,10 @@ def _open_new(
         session.be_born()
         if name_at_open:
             assert session.new_file is not None
+            assert session.transaction is not None
             try:
+                if options.durable:
+                    sync_entry(session.transaction.directory)
                 session.new_file.put_name(sync=options.durable)
             except OSError:
                 session.abandon()
