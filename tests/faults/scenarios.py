@@ -125,7 +125,7 @@ class Steps:
         problems += wrong
         if not wrong and seen not in allowed:
             problems.append(f"found {describe(seen)}, promised {' or '.join(describe(s) for s in allowed)}")
-        if not problems:
+        if not problems and run.thorough:
             problems += self.use(run, seen)
         return problems
 
@@ -487,7 +487,7 @@ class ForkedChild(Steps):
         seen, wrong = self.observe(run.root)
         if wrong or seen not in (begun if not low else begun[2:]):
             return [*problems, *wrong, describe(seen)]
-        return problems + self.use(run, seen)
+        return problems + (self.use(run, seen) if run.thorough and not problems else [])
 
 
 class TwoWriters(Steps):

@@ -21,7 +21,7 @@ ON_ONE_TARGET = ("CreateFramesOnOneTarget", "OverwriteOnOneTarget", "UpdateOnOne
 
 @pytest.mark.parametrize("scenario", WRITING + OTHERS)
 def test_a_change_that_fails_with_EIO_is_an_error_or_no_matter(sweep, scenario):
-    swept = sweep(scenario, "EIO", every=1 if scenario in ("CreateInline", "Rename", "Remove") else 3)
+    swept = sweep(scenario, "EIO", every=1 if scenario in ("CreateInline", "Rename", "Remove") else 4)
     assert swept.points >= 4
     assert not swept.failures, swept
 
@@ -58,4 +58,4 @@ def test_what_cannot_be_read_is_never_taken_for_gone(sweep, scenario, fault):
 
 
 def test_an_error_that_is_swallowed_is_found(sweep):
-    assert sweep("ErrorsSwallowed", "EIO").failures
+    assert sweep("ErrorsSwallowed", "EIO", every=2, enough=1).failures

@@ -209,12 +209,13 @@ class Events:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Run:
-    """What a check is told of the run before it."""
+    """What a check is told of the run before it. `thorough` is every third point, and every one where the process died."""
 
     root: str
     fault: Fault
     hit: Hit | None
     events: list[list[Any]]
+    thorough: bool = True
 
 
 class Scenario(Protocol):
@@ -283,7 +284,15 @@ class Laboratory:
         )
 
     def sweep(
-        self, scenario: str, fault: str, *, first: int = 1, step: int = 1, most: int = 5000, seed: int = 0
+        self,
+        scenario: str,
+        fault: str,
+        *,
+        first: int = 1,
+        step: int = 1,
+        most: int = 5000,
+        enough: int = 20,
+        seed: int = 0,
     ) -> Swept:
         """Meet every `step`-th call of a scenario with a fault, from the `first` until it completes.
 
@@ -295,12 +304,13 @@ class Laboratory:
             One of `FAULTS`, or ``cut``: a power cut after each call (see `pinstripe.testing.powercut`).
         most : int
             Calls at most: a scenario that never completes is a failure.
+        enough : int
+            After so many failures it ends.
         seed : int
             Of what a power cut leaves.
         """
-        answer = self._ask(
-            {"scenario": scenario, "fault": fault, "first": first, "step": step, "most": most, "seed": seed}
-        )
+        question = {"scenario": scenario, "fault": fault, "first": first, "step": step}
+        answer = self._ask(question | {"most": most, "enough": enough, "seed": seed})
         return Swept(**answer)
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
@@ -375,7 +385,9 @@ def _warm(scenario: Scenario, parent: str) -> None:
         raise RuntimeError(f"without any fault: {'; '.join(problems)}")
 
 
-def sweep(scenario: Scenario, fault: Fault, parent: str, *, first: int = 1, step: int = 1, most: int = 5000) -> Swept:
+def sweep(
+    scenario: Scenario, fault: Fault, parent: str, *, first: int = 1, step: int = 1, most: int = 5000, enough: int = 20
+) -> Swept:
     """Run a scenario once for each call that it makes (from the `first`, every `step`-th), that call being met."""
     tool = _library
     assert tool is not None
@@ -403,7 +415,7 @@ def sweep(scenario: Scenario, fault: Fault, parent: str, *, first: int = 1, step
 
             code = in_child(run)
             hit = tool.hit
-            told = Run(root, fault, hit, events.all())
+            told = Run(root, fault, hit, events.all(), thorough=fault.kills or points % 3 == 0)
             problems = []
             if code not in (0, -signal.SIGKILL) or (code == -signal.SIGKILL and not (hit and fault.kills)):
                 problems.append(f"it ended with {code}")
@@ -422,7 +434,7 @@ def sweep(scenario: Scenario, fault: Fault, parent: str, *, first: int = 1, step
             outcomes[last] = outcomes.get(last, 0) + 1
             if problems:
                 failures.append(f"call {nth} ({hit}; {last}): " + "; ".join(problems).replace(root, "ROOT"))
-        if hit is None:
+        if hit is None or len(failures) >= enough:
             return Swept(points, failures, outcomes, time.monotonic() - begun)
         points += 1
     return Swept(points, [*failures, f"it makes more than {most} calls"], outcomes, time.monotonic() - begun)
@@ -451,7 +463,7 @@ def main(scenarios: str, directory: str) -> None:
         question = json.loads(line)
         try:
             scenario = known[question["scenario"]]
-            how = {word: question[word] for word in ("first", "step", "most")}
+            how = {word: question[word] for word in ("first", "step", "most", "enough")}
             if question["fault"] == "cut":
                 swept = powercut.sweep(scenario, directory, seed=question["seed"], **how)
             else:

@@ -333,7 +333,16 @@ def _fingerprint(tree: dict[str, Any]) -> int:
     return hash(values(tree))
 
 
-def sweep(scenario: Scenario, parent: str, *, first: int = 1, step: int = 1, most: int = 5000, seed: int = 0) -> Swept:
+def sweep(
+    scenario: Scenario,
+    parent: str,
+    *,
+    first: int = 1,
+    step: int = 1,
+    most: int = 5000,
+    enough: int = 20,
+    seed: int = 0,
+) -> Swept:
     """Record one run of a scenario; after each change (from the `first`, every `step`-th) cut the power, in several ways, and check what is left."""
     begun = time.monotonic()
     with fresh_directory(parent, "recorded") as root:
@@ -360,7 +369,9 @@ def sweep(scenario: Scenario, parent: str, *, first: int = 1, step: int = 1, mos
                     return Swept(
                         most, [*failures, f"it has more than {most} states"], outcomes, time.monotonic() - begun
                     )
-                problems = _checked(scenario, tree, parent, events)
+                if len(failures) >= enough:
+                    break
+                problems = _checked(scenario, tree, parent, events, thorough=len(seen) % 3 == 0)
                 outcomes[how] = outcomes.get(how, 0) + 1
                 if problems:
                     last = changes[at - 1] if at else "nothing"
@@ -398,7 +409,9 @@ def _recorded(scenario: Scenario, root: str, parent: str) -> tuple[list[Change],
     return changes, disk
 
 
-def _checked(scenario: Scenario, tree: dict[str, Any], parent: str, events: list[list[Any]]) -> list[str]:
+def _checked(
+    scenario: Scenario, tree: dict[str, Any], parent: str, events: list[list[Any]], *, thorough: bool
+) -> list[str]:
     tool = faults.library()
     assert tool is not None
     found = Events()
@@ -407,7 +420,7 @@ def _checked(scenario: Scenario, tree: dict[str, Any], parent: str, events: list
 
         def check() -> None:
             tool.arm(root, Fault(0, CHANGES), 0)  # syncs do nothing
-            for problem in scenario.check(Run(root, CUT, None, list(events))):
+            for problem in scenario.check(Run(root, CUT, None, list(events), thorough)):
                 found.say(problem)
 
         code = in_child(check)
