@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -261,9 +262,12 @@ def _transactions(store: Store, file_id: bytes, directory: str, full: bool, free
 def _links(directory: str) -> int:
     """How many names the file's inode has, ``inode`` and TX.name counted; 0 = it is not there."""
     try:
-        return os.stat(os.path.join(directory, "inode")).st_nlink
+        seen = os.lstat(os.path.join(directory, "inode"))
     except FileNotFoundError:
         return 0
+    if not stat.S_ISREG(seen.st_mode):
+        raise DamageError("something else lies in the place of the inode: nothing is collected", path=directory)
+    return seen.st_nlink
 
 
 def _remove_file(store: Store, file_id: bytes, directory: str, numbers: list[int], freed: Collected) -> int:

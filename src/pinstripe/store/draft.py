@@ -231,6 +231,7 @@ class Draft(abc.ABC):
             raise
 
     def _advise(self, damage: DamageError) -> None:
+        damage.filename = self.path
         self.base.advise(damage, self._reader.store.file_directory(self.base.file_id))
 
     def records(self, stripes: Array) -> Array:

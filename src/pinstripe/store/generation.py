@@ -7,7 +7,10 @@ another number than its own name is no generation. Committed manifests never cha
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
+import stat
 import threading
 import time
 from collections import OrderedDict
@@ -81,12 +84,34 @@ def read_header(path: str) -> Header:
     ------
     FileNotFoundError, DamageError
     """
-    with open(path, "rb", buffering=0) as file:
-        return Header.decode(_exactly(file.fileno(), HEADER_BYTES, 0, path))
+    fd = _open_manifest(path)
+    try:
+        return Header.decode(_exactly(fd, HEADER_BYTES, 0, path))
+    finally:
+        os.close(fd)
+
+
+def _open_manifest(path: str) -> int:
+    """Open a plain file; what else lies in its place is damage, neither followed nor waited for."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise DamageError("a symlink in the place of a manifest", path=path) from None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise DamageError("no plain file in the place of a manifest", path=path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _exactly(fd: int, length: int, offset: int, path: str) -> bytes:
     parts = []
+    if offset >= 1 << 63:
+        raise DamageError("the manifest ends too early", path=path)
     while length:
         with naming(path):
             part = os.pread(fd, min(length, 1 << 30), offset)
@@ -114,6 +139,8 @@ class Generation:
     segments, directory : numpy arrays of SEGMENT_ENTRY and PAGE_ENTRY
     inline : bytes or None
         The whole content, where the inode holds it.
+    store : Store or None
+        Whose targets may hold a copy of the manifest, for a page that does not verify.
     """
 
     def __init__(
@@ -140,6 +167,7 @@ class Generation:
             self.segments, self.directory = decode_tables(tables, header)
         else:
             self.segments, self.directory = np.zeros(0, SEGMENT_ENTRY), np.zeros(0, PAGE_ENTRY)
+        self.store: Store | None = None
         self._pages: OrderedDict[int, Array] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -180,10 +208,14 @@ class Generation:
         DamageError
             It does not verify, or states another number.
         """
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open_manifest(path)
         try:
             header = Header.decode(_exactly(fd, HEADER_BYTES, 0, path))
-            if header.state != State.WHOLE or header.file_id != file_id or number not in (None, header.number):
+            if header.file_id != file_id:
+                raise DamageError(
+                    "this is another file's manifest", path=path, expected=file_id.hex(), found=header.file_id.hex()
+                )
+            if header.state != State.WHOLE or number not in (None, header.number):
                 raise _NoGeneration(
                     "this is not the manifest of that generation", path=path, expected=str(number), found=header.number
                 )
@@ -247,7 +279,9 @@ class Generation:
         for number in reversed(numbers):
             manifest = os.path.join(directory, str(number))
             try:
-                return cls.from_path(file_id, manifest, number)
+                found = cls.from_path(file_id, manifest, number)
+                found.store = store
+                return found
             except FileNotFoundError:
                 return None
             except _NoGeneration:
@@ -273,7 +307,7 @@ class Generation:
     def _from_copy(cls, store: Store, file_id: bytes, number: int) -> Generation | None:
         for target in store.targets:
             for name in target.list_segments(file_id):
-                if not name.endswith(".manifest"):
+                if not re.fullmatch(r"[0-9a-f]{32}\.manifest", name):
                     continue
                 tx = bytes.fromhex(name.removesuffix(".manifest"))
                 try:
@@ -294,7 +328,10 @@ class Generation:
         for page in range(header.page_count):
             offset, records = int(generation.directory[page]["offset"]), page_records(page, header.stripes)
             generation._pages[page] = _padded(
-                check_page(data[offset : offset + records * RECORD.itemsize], generation.directory[page], records)
+                _known_segments(
+                    check_page(data[offset : offset + records * RECORD.itemsize], generation.directory[page], records),
+                    generation.segments,
+                )
                 if offset
                 else np.zeros(0, RECORD)
             )
@@ -339,8 +376,15 @@ class Generation:
         else:
             assert self.header is not None
             entry, records = self.directory[number], page_records(number, self.header.stripes)
-            data = _exactly(self._descriptor(), records * RECORD.itemsize, int(entry["offset"]), self.path)
-            page = _padded(check_page(data, entry, records))
+            try:
+                data = _exactly(self._descriptor(), records * RECORD.itemsize, int(entry["offset"]), self.path)
+                page = _padded(_known_segments(check_page(data, entry, records), self.segments))
+            except DamageError as damage:
+                copy = self._from_copy(self.store, self.file_id, self.number) if self.store is not None else None
+                if copy is None or copy.transaction != self.transaction:
+                    damage.filename = damage.filename or self.path
+                    raise
+                page = copy.page(number)
         if self._fd >= 0 or self.path:  # one from memory keeps all its pages
             while len(self._pages) >= PAGES_KEPT:
                 self._pages.popitem(last=False)
@@ -405,6 +449,14 @@ class Generation:
     def copies_name(self) -> str:
         """Name under which a second target holds this manifest."""
         return manifest_copy_name(self.transaction)
+
+
+def _known_segments(page: Array, segments: Array) -> Array:
+    """Check that records name segments that there are; what else a record says is checked where it is used."""
+    highest = int(page["segment"].max(initial=0))
+    if highest > len(segments):
+        raise DamageError("a record that names a segment beyond the table", expected=len(segments), found=highest)
+    return page
 
 
 def _padded(page: Array) -> Array:

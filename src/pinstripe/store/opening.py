@@ -112,6 +112,7 @@ def _share(session: Session | None, mode: str, team: Team, options: Options) -> 
     store = Store.find(os.path.dirname(opened.path))
     inline = inode.data if opened.inline else None
     base = Generation.from_head_bytes(inode.file_id, inode.layout, head, opened.manifest, inline)
+    base.store = store
     made = Session(store, opened.path, inode, mode, team, options, base)
     made.access = Access(*opened.access)
     made.tx_id = bytes.fromhex(opened.tx)

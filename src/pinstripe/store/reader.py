@@ -308,19 +308,19 @@ class FrameReader:
         """Open a segment: where the manifest says, else on any target (it moved), while its number is still listed."""
         target_id, tx, stream, n = key
         name = segment_name(tx, stream, n)
-        missing: TargetError | None = None
+        missing: OSError | None = None
         for _ in range(_LOOKS):
             try:
                 return self.store.target(target_id).open_segment(self.file_id, name)
             except FileNotFoundError:
                 pass
-            except TargetError as error:
+            except OSError as error:
                 missing = error
             for target in self.store.targets:
                 if target.id != target_id:
                     try:
                         return target.open_segment(self.file_id, name)
-                    except (FileNotFoundError, TargetError):
+                    except OSError:  # not there, or no better
                         continue
             scope = next((e.scope for e in self.store.superblock.targets if e.id == target_id), "shared")
             if scope == "node":
@@ -334,7 +334,7 @@ class FrameReader:
             if manifest and not os.path.exists(manifest):
                 raise StaleError("the generation that is being read was collected", path=self.path)
             if missing is not None:
-                raise missing
+                raise self._cannot_open(name, target_id, missing) from missing
             self.store.reload()
         raise DamageError(
             f"segment {name} is on no target",
@@ -342,6 +342,15 @@ class FrameReader:
             file=self.path,
             segment=name,
             target=self._target_path(target_id),
+        )
+
+    def _cannot_open(self, name: str, target_id: bytes, error: OSError) -> TargetError:
+        target = self._target_path(target_id)
+        return TargetError(
+            f"segment {name} on target {target} cannot be opened: {error.strerror}",
+            path=self.path,
+            code=error.errno,
+            target=target,
         )
 
     def close(self) -> None:

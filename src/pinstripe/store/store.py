@@ -32,6 +32,7 @@ __all__ = [
     "stands_here",
 ]
 
+_SUPERBLOCK_BYTES_MOST = 16 << 20
 META = ".pinstripe"
 RESERVED = ".pinstripe"  # names that begin so are ours: hidden from listings and refused in paths
 _REVISE_TRIES = 64
@@ -296,10 +297,11 @@ def read_superblock(meta: str) -> Superblock:
     for revision in revisions:
         path = os.path.join(directory, str(revision))
         with naming(path), open(path, "rb") as file:
-            data = file.read()
+            data = file.read(_SUPERBLOCK_BYTES_MOST)
         try:
             return Superblock.decode(data, revision)
         except DamageError as error:
+            error.filename = path
             damage = damage or error
     if damage is not None:
         raise damage

@@ -27,6 +27,8 @@ __all__ = ["IDENTITY", "PosixSegment", "PosixTarget", "create_target", "open_tar
 IDENTITY = "pinstripe-target"
 """Name of the file that makes a directory a target."""
 
+COPY_BYTES_MOST = 64 << 20
+"""Longer manifests are not copied."""
 _IDENTITY_BYTES_MOST = 4096
 _PATH_FLAGS = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -198,6 +200,8 @@ class PosixTarget(Target):
 
     def read_manifest_copy(self, file_id: bytes, tx: bytes) -> bytes:
         with self.open_segment(file_id, manifest_copy_name(tx)) as copy:
+            if copy.size() > COPY_BYTES_MOST:
+                raise OSError(errno.EFBIG, "a copy of a manifest that is far too long", self._place(file_id))
             return copy.read_at(0, copy.size())
 
     def space(self) -> Space:
