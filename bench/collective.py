@@ -118,7 +118,7 @@ def write_collective(place: Place, data: Bytes, **hints: Any) -> None:
 
 def write_plain(place: Place, data: Bytes, *, checksum: bool, sync: bool) -> None:
     fd = os.open(place.plain(rank()), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    view = memoryview(data)
+    view = data.data
     for at in range(0, len(data), CALL):
         if checksum:
             for start in range(at, at + CALL, BLOCK):
@@ -151,7 +151,7 @@ def read_collective(place: Place, out: Bytes) -> None:
 
 def read_plain(place: Place, out: Bytes, *, checksum: bool = False) -> None:
     fd = os.open(place.plain(RANKS - 1 - rank()), os.O_RDONLY)
-    view = memoryview(out)
+    view = out.data
     for at in range(0, len(out), CALL):
         os.preadv(fd, [view[at : at + CALL]], at)
         if checksum:

@@ -12,7 +12,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, process_time
@@ -238,7 +238,7 @@ def _commit() -> str:
 
 
 def main(
-    tables: Callable[[int], Sequence[Callable[[], Table | Figures]]],
+    tables: Callable[[int], Iterable[Callable[[], Table | Figures]]],
     about: dict[str, str] | None = None,
     *,
     speaks: bool = True,

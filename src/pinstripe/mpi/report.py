@@ -68,7 +68,7 @@ class Decisions:
     left : dict
         Path of each target that a rank gave up, and why.
     codecs : dict
-        Blocks stored ``raw``, as ``lz4``, as ``shuffle+lz4``, and as ``zero``.
+        Blocks stored ``raw``, as ``lz4``, as ``planes``, and as ``zero``.
     writes, reads : dict
         Collective calls by the way they were done.
     rounds : int
@@ -136,7 +136,7 @@ class Report:
 
 
 _SECONDS = ("compress", "checksum", "write", "sync", "index", "commit", "read")
-_BLOCKS = {"raw": "raw_blocks", "lz4": "lz4_blocks", "shuffle+lz4": "shuffled_blocks", "zero": "zero_blocks"}
+_BLOCKS = {"raw": "raw_blocks", "lz4": "lz4_blocks", "planes": "shuffled_blocks", "zero": "zero_blocks"}
 
 
 def gather_report(file: CollectiveFile) -> Report:
