@@ -216,7 +216,9 @@ def _place(store: Store, path: str) -> Place:
 
 def _open(store: Store, path: str, inode: Inode, generation: int | None) -> Generation:
     if generation is None:
-        return Generation.head(store, inode, path)
+        head = Generation.head(store, inode, path)
+        head.store = None  # a page that does not verify is to be told, not mended
+        return head
     return Generation.from_path(
         inode.file_id, os.path.join(store.file_directory(inode.file_id), str(generation)), generation
     )
