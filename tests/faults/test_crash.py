@@ -37,7 +37,7 @@ def test_a_process_killed_at_any_call_leaves_the_old_or_the_new(sweep, scenario)
 
 @pytest.mark.parametrize("scenario", WRITING)
 def test_a_process_killed_within_a_write_leaves_the_old_or_the_new(sweep, scenario):
-    swept = sweep(scenario, "tear", every=2)
+    swept = sweep(scenario, "tear", every=3)
     assert not swept.failures, swept
 
 

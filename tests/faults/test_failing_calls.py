@@ -21,7 +21,7 @@ ON_ONE_TARGET = ("CreateFramesOnOneTarget", "OverwriteOnOneTarget", "UpdateOnOne
 
 @pytest.mark.parametrize("scenario", WRITING + OTHERS)
 def test_a_change_that_fails_with_EIO_is_an_error_or_no_matter(sweep, scenario):
-    swept = sweep(scenario, "EIO", every=1 if scenario in ("CreateInline", "Rename", "Remove") else 4)
+    swept = sweep(scenario, "EIO", every=1 if scenario in ("CreateInline", "Rename", "Remove") else 5)
     assert swept.points >= 4
     assert not swept.failures, swept
 
