@@ -215,7 +215,9 @@ class Generation:
                 raise DamageError(
                     "this is another file's manifest", path=path, expected=file_id.hex(), found=header.file_id.hex()
                 )
-            if header.state != State.WHOLE or number not in (None, header.number):
+            if header.state != State.WHOLE:  # only a whole one is linked: what was written last is lost
+                raise DamageError("the manifest is not whole", path=path, expected=State.WHOLE, found=header.state)
+            if number not in (None, header.number):
                 raise _NoGeneration(
                     "this is not the manifest of that generation", path=path, expected=str(number), found=header.number
                 )
