@@ -3,7 +3,7 @@
 The model of a file system, on the safe side of what POSIX promises: a directory is what is on the disk and what was done since its last
 fsync, in order; a cut keeps of each directory on its own any first part of that. One thing is taken for granted: a rename from one
 directory to another does not lose the file (its old name goes no sooner than the new one is there). Bytes that were not synced are lost,
-kept, torn by sectors or read as zeros, whatever the file's names. An fsync of a file makes its bytes durable and no name.
+kept, kept up to some write, torn by sectors or read as zeros, whatever the file's names. An fsync of a file makes its bytes durable and no name.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class _File:
         self.pending.clear()
 
     def after_a_cut(self, chance: random.Random, how: str) -> bytes:
-        """Give its bytes: ``lost``, ``zeros``, ``kept`` or ``torn``."""
+        """Give its bytes: ``lost``, ``zeros``, ``kept``, ``first`` (some of the writes, in order) or ``torn``."""
         if not self.pending or how == "lost":
             return self.disk
         if how == "kept":
@@ -92,6 +92,13 @@ class _File:
         if how == "zeros":
             return self.disk[: len(self.now)].ljust(len(self.now), b"\0")
         torn = bytearray(self.disk)
+        if how == "first":
+            for offset, data in self.pending[: chance.randint(0, len(self.pending))]:
+                if data is None:
+                    _cut(torn, offset)
+                else:
+                    _put(torn, offset, data)
+            return bytes(torn)
         for offset, data in self.pending:
             if data is None:
                 if chance.random() < 0.5:
@@ -285,7 +292,7 @@ class Disk:
                 else:
                     if id(node) not in contents:
                         word = (
-                            chance.choice(("lost", "kept", "torn", "zeros"))
+                            chance.choice(("lost", "kept", "first", "torn", "zeros"))
                             if how == "random"
                             else {"names": "lost"}.get(how, how)
                         )
