@@ -17,7 +17,7 @@ from ..errors import NamespaceError, OutcomeUnknownError, UnsupportedError
 from ..format.inode import Inode
 from ..targets.contract import Access
 from .access import set_access
-from .fresh import fsync_directory, link_descriptor, rename_noreplace
+from .fresh import fsync_directory, is_there, link_descriptor, rename_noreplace
 from .store import Store
 from .transaction import Transaction
 
@@ -55,7 +55,8 @@ def make_directory(store: Store, file_id: bytes, access: Access) -> str:
     except OSError as error:
         with contextlib.suppress(OSError):
             os.rmdir(aside)
-        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+        taken = (errno.EEXIST, errno.ENOTEMPTY, errno.EPERM, errno.EACCES)  # the last two where ``aa`` is sticky
+        if error.errno not in taken or not is_there(directory):
             raise
         _trust(directory, access)
     return directory
