@@ -86,12 +86,17 @@ class Transaction:
         FileNotFoundError
             The id's directory is gone: the file was removed.
         """
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
-            os.fchmod(fd, 0o644)
-            _write_all(fd, self.header.encode(), 0)
-        finally:
-            os.close(fd)
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            try:
+                os.fchmod(fd, 0o644)
+                _write_all(fd, self.header.encode(), 0)
+            finally:
+                os.close(fd)
+        except BaseException:
+            with contextlib.suppress(OSError):  # it may be there, and would pin what is there while this process lives
+                os.unlink(self.path)
+            raise
         self._registered = True
         heartbeat.add(self.path)
 
