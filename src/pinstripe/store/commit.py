@@ -1,4 +1,4 @@
-"""The one commit point, and what a loser does.
+"""The one commit point. What a loser does is in `rebase`.
 
 States of a transaction, and the system call that leads on::
 
@@ -23,7 +23,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,51 +36,20 @@ from ..options import Options
 from ..targets.contract import Access, FileContent
 from .fresh import fsync_directory
 from .generation import Generation, list_numbers, read_header
-from .index import CHANGE, NO_STRIPE, Manifest, build_manifest
-from .merge import changed_stripes, merge_bytes
+from .index import CHANGE, Manifest, build_manifest
 from .naming import naming
 from .newfile import access_of
 from .reader import FrameReader
+from .rebase import Proposal, Rewrite, rebase
 from .transaction import Transaction
 
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["Proposal", "commit", "make_durable", "sync_entry", "sync_segments"]
+__all__ = ["commit", "make_durable", "sync_entry", "sync_segments"]
 
 logger = logging.getLogger("pinstripe")
 Array = npt.NDArray[Any]
-Rewrite = Callable[[Array, Array, Array, Array], tuple[Array, Array]]
-"""(stripes, data, offsets, raw_bytes) -> (records, segment entries): writes frames anew, synced; segments count from 1 in what is returned."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Proposal:
-    """What a transaction wants the next generation to be, all ranks together.
-
-    Attributes
-    ----------
-    changes, segments
-        Records by stripe (CHANGE), and the table that their `segment` counts in, from 1.
-    size : int
-        The file's bytes.
-    cut : int
-        Stripes of the base from here on are dropped first; NO_STRIPE = none.
-    truncated : bool
-        The size was set, not only grown: then it conflicts with anything that another changed beyond it.
-    replaces : bool
-        Whatever is there is replaced (mode w); nothing is compared.
-    appends_at : int
-        Mode a: the base's size, where our bytes begin; they move if the file grew. -1 = not appending.
-    """
-
-    changes: Array
-    segments: Array
-    size: int
-    cut: int = NO_STRIPE
-    truncated: bool = False
-    replaces: bool = False
-    appends_at: int = -1
 
 
 class _Lost(Exception):
@@ -143,14 +111,21 @@ def commit(
             if proposal.replaces:
                 head.close()
                 continue
-            proposal = _rebase(store, tx, base, head, proposal, layout, path, rewrite)
-            if onto is not base:
-                onto.close()
+            try:  # relative to what it was put on last: that was another's newest content, perhaps changed back since (LINEAR)
+                proposal = rebase(store, tx, onto, head, proposal, layout, path, rewrite)
+            except BaseException:
+                head.close()
+                raise
+            finally:
+                if onto is not base:
+                    onto.close()
             onto = head
             continue
         if onto is not base:
             onto.close()
         return _committed(store, tx, number, manifest, options, path)
+    if onto is not base:
+        onto.close()
     raise ConflictError(
         f"lost to other writers {options.retries + 1} times in a row; the transaction is kept",
         path=path,
@@ -398,161 +373,3 @@ def _no_rewrite(stripes: Array, data: Array, offsets: Array, raw: Array) -> tupl
 def _read_file(path: str) -> bytes:
     with naming(path), open(path, "rb") as file:
         return file.read()
-
-
-# --- losing -----------------------------------------------------------------------------------------------------------
-
-
-def _rebase(
-    store: Store,
-    tx: Transaction,
-    base: Generation,
-    head: Generation,
-    proposal: Proposal,
-    layout: Layout,
-    path: str,
-    rewrite: Rewrite,
-) -> Proposal:
-    """Put what we changed since `base` on top of `head`, or raise the conflict.
-
-    Stripes that we alone changed stay as they are; stripes that both changed are compared bytewise and written anew.
-    """
-    sb = layout.stripe_bytes
-    theirs = changed_stripes(base, head)
-    if proposal.appends_at >= 0 and head.size != proposal.appends_at:
-        return _move_append(store, tx, head, proposal, layout, path, rewrite)
-    if proposal.truncated:
-        beyond = theirs[theirs >= np.uint64(min(proposal.cut, proposal.size // sb))]
-        if len(beyond) or head.size > max(base.size, proposal.size):
-            _conflict(
-                tx, head, path, f"it changed what lies beyond the {proposal.size} bytes to which this one cut the file"
-            )
-    if head.size < base.size and len(proposal.changes) and int(proposal.changes["stripe"].max()) >= head.size // sb:
-        _conflict(tx, head, path, f"it cut the file to {head.size} bytes, and this one wrote beyond")
-    size = (
-        proposal.size
-        if proposal.truncated
-        else (head.size if proposal.size <= base.size else max(proposal.size, head.size))
-    )
-    both = np.intersect1d(theirs, proposal.changes["stripe"])
-    proposal = dataclasses.replace(proposal, size=size)
-    if not len(both):
-        return proposal
-    reader = FrameReader(store, tx.file_id, path)
-    try:
-        for stripe in both:
-            length = min(sb, size - int(stripe) * sb)
-            versions = [_stripe(reader, g, int(stripe), length) for g in (base, head)]
-            ours = _read(reader, proposal.changes, proposal.segments, int(stripe), length)
-            merged, clash = merge_bytes(versions[0], versions[1], ours)
-            if clash >= 0:
-                _conflict(tx, head, path, f"both changed byte {int(stripe) * sb + clash}")
-            proposal = _replaced(proposal, int(stripe), merged, rewrite)
-    finally:
-        reader.close()
-    return proposal
-
-
-def _conflict(tx: Transaction, head: Generation, path: str, what: str) -> None:
-    tx.keep()
-    other = head.header.writer if head.header is not None else None
-    them = f"process {other.pid} on {other.host}" if other is not None else "another writer"
-    us = f"process {tx.writer.pid} on {tx.writer.host}"
-    raise ConflictError(
-        f"{them} committed generation {head.number} first, and {what}; what {us} wrote is kept for a week: "
-        f"read it with generation={tx.id.hex()!r}",
-        path=path,
-        transaction=tx.id.hex(),
-    )
-
-
-def _stripe(reader: FrameReader, generation: Generation, stripe: int, length: int) -> npt.NDArray[np.uint8]:
-    out = np.zeros(length, np.uint8)
-    if generation.inline is not None:
-        data = np.frombuffer(generation.inline, np.uint8)[stripe * generation.layout.stripe_bytes :][:length]
-        out[: len(data)] = data
-        return out
-    one = np.array([stripe], np.uint64)
-    reader.read(
-        generation.records(one),
-        generation.segments,
-        one,
-        np.zeros(1, np.int64),
-        np.array([length], np.int64),
-        out,
-        np.zeros(1, np.int64),
-        manifest=generation.path,
-    )
-    return out
-
-
-def _read(reader: FrameReader, changes: Array, segments: Array, stripe: int, length: int) -> npt.NDArray[np.uint8]:
-    out = np.zeros(length, np.uint8)
-    at = int(np.searchsorted(changes["stripe"], stripe))
-    if at == len(changes) or changes["stripe"][at] != stripe:
-        return out
-    reader.read(
-        changes["record"][at : at + 1].copy(),
-        segments,
-        np.array([stripe], np.uint64),
-        np.zeros(1, np.int64),
-        np.array([length], np.int64),
-        out,
-        np.zeros(1, np.int64),
-    )
-    return out
-
-
-def _replaced(proposal: Proposal, stripe: int, data: npt.NDArray[np.uint8], rewrite: Rewrite) -> Proposal:
-    records, segments = rewrite(
-        np.array([stripe], np.uint64), data, np.zeros(1, np.int64), np.array([len(data)], np.int64)
-    )
-    records["segment"] += len(proposal.segments)
-    changes = proposal.changes.copy()
-    changes["record"][np.searchsorted(changes["stripe"], stripe)] = records[0]
-    return dataclasses.replace(proposal, changes=changes, segments=np.concatenate([proposal.segments, segments]))
-
-
-def _move_append(
-    store: Store, tx: Transaction, head: Generation, proposal: Proposal, layout: Layout, path: str, rewrite: Rewrite
-) -> Proposal:
-    """Mode a: the file grew, so our bytes move to its new end, stripe by stripe."""
-    sb = layout.stripe_bytes
-    begin, length = proposal.appends_at, proposal.size - proposal.appends_at
-    end = head.size
-    size = end + length
-    reader = FrameReader(store, tx.file_id, path)
-    out_changes, out_segments = [], [proposal.segments]
-    count = len(proposal.segments)
-    try:
-        for stripe in range(end // sb, layout.stripes(size)):
-            first, last = max(end, stripe * sb), min(size, (stripe + 1) * sb)
-            data = np.zeros(last - stripe * sb, np.uint8)
-            if first > stripe * sb:
-                data[: first - stripe * sb] = _stripe(reader, head, stripe, first - stripe * sb)
-            position = first
-            while position < last:  # ours, from where it was written
-                source = begin + (position - end)
-                s, within = divmod(source, sb)
-                take = min(last - position, sb - within)
-                piece = _read(reader, proposal.changes, proposal.segments, s, within + take)
-                data[position - stripe * sb : position - stripe * sb + take] = piece[within:]
-                position += take
-            records, segments = rewrite(
-                np.array([stripe], np.uint64), data, np.zeros(1, np.int64), np.array([len(data)], np.int64)
-            )
-            records["segment"] += count
-            count += len(segments)
-            change = np.zeros(1, CHANGE)
-            change["stripe"], change["record"] = stripe, records
-            out_changes.append(change)
-            out_segments.append(segments)
-    finally:
-        reader.close()
-    return dataclasses.replace(
-        proposal,
-        changes=np.concatenate(out_changes),
-        segments=np.concatenate(out_segments),
-        size=size,
-        appends_at=end,
-    )

@@ -279,10 +279,11 @@ def _refuse_others(tx: Transaction, path: str) -> None:
         if name.endswith(".tx") and name != os.path.basename(tx.path):
             other = os.path.join(tx.directory, name)
             try:
-                writer = read_header(other).writer
+                header = read_header(other)
             except (Error, OSError):
                 continue
-            if is_alive(writer, other):
+            writer = header.writer
+            if not header.kept and is_alive(writer, other):
                 raise BlockingIOError(
                     errno.EBUSY, f"process {writer.pid} on {writer.host} has the file open for writing", path
                 )

@@ -23,7 +23,7 @@ from ..format.manifest import SEGMENT_ENTRY
 from ..options import Options
 from ..targets.contract import Access, Target
 from .collect import collect, collect_removed
-from .commit import Proposal, commit, make_durable
+from .commit import commit, make_durable
 from .cpus import cpus_for_threads
 from .draft import Array, Draft
 from .fresh import fsync_directory
@@ -34,6 +34,7 @@ from .naming import naming
 from .newfile import NewFile, link_opened_inode, write_inline
 from .placement import spread, striped_targets
 from .reader import FrameReader
+from .rebase import Proposal
 from .store import Store
 from .team import Team
 from .transaction import Transaction
@@ -348,7 +349,7 @@ class Session(Draft):
         if all_changes is None or all_segments is None or all_scopes is None:
             return None
         scopes = np.concatenate(all_scopes)
-        first_commit = self.new_file is not None or (self.replaces and self.base.size > 0) or self.replaces
+        first_commit = self.new_file is not None or self.replaces
         if not (scopes["flags"] & _CHANGED).any() and not first_commit:
             return None
         count = 0
@@ -358,15 +359,16 @@ class Session(Draft):
         index = Index(Generation(self.file_id, self.layout))  # only to merge the ranks' runs
         merged = np.concatenate(all_changes)
         index.add_run(merged)
+        truncated = bool((scopes["flags"] & _TRUNCATED).any())
         self.counters.index_ns += time.perf_counter_ns() - begun
         return Proposal(
             changes=index.changes(),
             segments=np.concatenate(all_segments),
             size=int(scopes["size"].max()),
             cut=int(scopes["cut"].min()),
-            truncated=bool((scopes["flags"] & _TRUNCATED).any()),
+            truncated=truncated,
             replaces=self.replaces,
-            appends_at=self.size_at_base if self.mode == "a" and self.new_file is None else -1,
+            appends_at=self.size_at_base if self.mode == "a" and self.new_file is None and not truncated else -1,
         )
 
     def totals(self) -> Counters:
@@ -436,8 +438,14 @@ class Session(Draft):
                 tx.unname()
             else:
                 tx.discard()
+                self._collect_if_removed(tx)
         except (Error, OSError) as error:  # what was published is published; a collector does it when this process ends
             logger.warning("%s: the transaction's end was not tidied: %s", self.path, error)
+
+    def _collect_if_removed(self, tx: Transaction) -> None:
+        """Who removed the file left to us what our transaction held."""
+        if not tx.header.kept and not _is_named(tx.directory):
+            collect_removed(self.store, self.file_id)
 
     def _sync_name(self) -> None:
         """The name may have been made by another writer, that did not sync it."""
@@ -465,11 +473,15 @@ class Session(Draft):
             self._begin_on(self.base)
 
     def _register_again(self) -> None:
-        inode, seen = read_inode(self.path)
-        if inode.file_id != self.file_id:
-            raise StaleError(
-                "the name leads to another file now; nothing more can be written through this one", path=self.path
-            )
+        inode = self.inode
+        try:  # by the id: its name may be another by now
+            seen = os.stat(os.path.join(self.store.file_directory(self.file_id), "inode"))
+        except FileNotFoundError:  # just made inline
+            inode, seen = read_inode(self.path)
+            if inode.file_id != self.file_id:
+                raise StaleError(
+                    "the name leads to another file now; nothing more can be written through this one", path=self.path
+                ) from None
         tx = register(self.store, inode, self.path, seen, self.team.size)
         try:
             head, highest = base_of(self.store, inode, self.path, lambda: True)
@@ -555,6 +567,8 @@ class Session(Draft):
         if new is not None:
             new.unmake()
             collect_removed(self.store, self.file_id)
+        elif tx is not None:
+            self._collect_if_removed(tx)
 
     def close(self) -> None:
         """Independent. Give descriptors back. What was not published is not published; `discard` it first."""
