@@ -598,8 +598,9 @@ def test_a_scan_finds_whole_headers_and_passes_parts_and_what_lies_inside_frames
 
 
 @given(st.binary(max_size=500), st.integers(0, 600))
-def test_a_scan_of_anything_ends(data: bytes, start: int) -> None:
-    kernels.scan_frames(data, start)
+def test_a_scan_of_anything_finds_only_what_lies_in_it(data: bytes, start: int) -> None:
+    found = kernels.scan_frames(data, start)
+    assert all(start <= offset and offset + size <= len(data) for offset, size, *_ in found)
 
 
 def test_a_scan_of_an_encoders_batch_finds_every_frame() -> None:

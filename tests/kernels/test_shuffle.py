@@ -4,6 +4,7 @@ import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
+import blosc2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -78,10 +79,8 @@ def test_an_array_of_elements_is_transposed(width: int) -> None:
 
 @widths
 def test_it_is_the_layout_of_blosc(width: int) -> None:
-    blosc2 = pytest.importorskip("blosc2", reason="pip install blosc2")
     libraries = [*Path(blosc2.__file__).with_name("lib").glob("libblosc2.so*")]
-    if not libraries:
-        pytest.skip("this blosc2 does not ship its C library")
+    assert libraries, "this blosc2 does not ship its C library"
     for length in (0, 7, 800, 4096 + 5):
         out = ctypes.create_string_buffer(length)
         ctypes.CDLL(str(libraries[0])).blosc2_shuffle(width, length, NOISE[:length], out)

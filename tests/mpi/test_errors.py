@@ -506,3 +506,19 @@ def test_independent_calls_of_several_threads_do_not_mix(ranks: Any, store: Path
         for thread in threads:
             thread.join()
     assert missing_or(store / "f", b"".join(bytes([k + 1]) * 30_000 for k in range(8)) * ranks.size)
+
+
+def test_an_interrupt_of_the_committing_rank_reaches_the_others(
+    ranks: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    file = pinstripe.mpi.open(ranks.comm, store / "f", "w")
+    file.write_at_all(ranks.rank * 1000, np.full(1000, 1, np.uint8))
+    monkeypatch.setattr("pinstripe.store.session.commit", interrupted)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        file.close()
+    monkeypatch.undo()
+    ranks.comm.Barrier()
+    assert not pinstripe.exists(store / "f")

@@ -6,9 +6,7 @@ import codecs
 import os
 import shutil
 import stat
-import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +15,8 @@ import pytest
 import pinstripe
 from pinstripe.store.inode_file import read_inode
 from pinstripe.store.store import Store
+
+from .users import as_user
 
 codecs.lookup("ascii")  # the interpreter's own files may be root's alone: what a child needs is loaded before
 
@@ -36,26 +36,6 @@ def top() -> Iterator[Path]:
 def store(top: Path) -> Store:
     """One where everybody may make files, as in /tmp."""
     return pinstripe.create(top / "s", [top / "a", top / "b"], stripe_bytes=1 << 16, mode=0o1777)
-
-
-def as_user(uid: int, act: Callable[[], object], groups: tuple[int, ...] = ()) -> None:
-    """Do something as another user, in a process of its own; what fails there, fails here."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.setgroups(list(groups))
-            os.setgid(uid)
-            os.setuid(uid)
-            os.umask(0o022)
-            act()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def write(path: str, data: bytes, mode: int | None = None) -> Callable[[], None]:

@@ -37,7 +37,7 @@ def verify_command(path: str, quick: bool, generation: int | None, as_json: bool
     error: BaseException | None = None
     try:
         store = locate(path).store
-    except Exception as raised:
+    except BaseException as raised:  # an interrupt too: the others wait in agree
         error = raised
     team.agree(error)
     with Progress("verified", None, enabled=team.rank == 0 and not as_json) as progress:

@@ -89,7 +89,7 @@ class _Copy:
             try:
                 plan = plan_copy(sources, destination, self.recursive, self.failures)
                 self._make_directories(plan)
-            except Exception as raised:
+            except BaseException as raised:  # an interrupt too: the others wait in agree
                 error = raised
         self.team.agree(error)
         told = tell_json(self.team, dataclasses.asdict(plan))
@@ -143,7 +143,7 @@ class _Copy:
             for share in deal(sizes, self.team.size, most)[self.team.rank]:
                 with self.failures:
                     self._copy_alone(alone[share.file])
-        except Exception as raised:
+        except BaseException as raised:  # an interrupt too: the others wait in agree
             unforeseen = raised
         self.team.agree(unforeseen)
 
@@ -166,7 +166,7 @@ class _Copy:
         source: HostSource | StoreSource | None = None
         try:
             source = _open(item)
-        except Exception as raised:
+        except BaseException as raised:  # an interrupt too: the others wait in agree
             error = raised
         try:
             self.team.agree(error)
@@ -214,7 +214,7 @@ class _Copy:
         try:
             if self.team.rank == 0:
                 sink = HostSink(item.destination, item.mode & 0o777)
-        except Exception as raised:
+        except BaseException as raised:  # an interrupt too: the others wait in agree
             error = raised
         try:
             self.team.agree(error)
@@ -222,7 +222,7 @@ class _Copy:
             try:
                 if sink is None:
                     sink = HostSink(item.destination, 0, draft)
-            except Exception as raised:
+            except BaseException as raised:  # an interrupt too: the others wait in agree
                 error = raised
             self.team.agree(error)
             assert sink is not None
@@ -232,13 +232,13 @@ class _Copy:
                     sink.sync()
                 if self.team.rank == 0 and isinstance(source, StoreSource):
                     check_crc(crc, source.data_crc, item.source)
-            except Exception as raised:
+            except BaseException as raised:  # an interrupt too: the others wait in agree
                 error = raised
             self.team.agree(error)
             try:
                 if self.team.rank == 0:
                     sink.finish(source.size, sync=not self.recursive)
-            except Exception as raised:
+            except BaseException as raised:  # an interrupt too: the others wait in agree
                 error = raised
             self.team.agree(error)
         finally:
@@ -254,7 +254,7 @@ class _Copy:
             crc = copy_range(source, sink, begin, end, self._advance, max(8 << 20, grain_bytes))  # type: ignore[arg-type]
             source.check_unchanged()
             self.size += end - begin
-        except Exception as raised:
+        except BaseException as raised:  # an interrupt too: the others wait in agree
             error = raised
         team.agree(error)
         every = np.stack(team.allgather(np.array([end - begin, crc], np.uint64)))
@@ -269,7 +269,7 @@ class _Copy:
         try:
             for path in _filesystems(plan, destination):
                 sync_filesystem(path)
-        except Exception as raised:
+        except BaseException as raised:  # an interrupt too: the others wait in agree
             error = raised
         self.team.agree(error)
 

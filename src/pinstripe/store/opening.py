@@ -91,7 +91,7 @@ def open_session(
         try:
             with naming(os.fspath(path)):
                 session = _open_first(path, mode, team, options, name_at_open, exclusive, layout, generation)
-        except Exception as raised:
+        except BaseException as raised:  # an interrupt too: the others wait in agree
             error = raised
     team.agree(error)
     if team.size == 1:

@@ -287,7 +287,7 @@ class Session(Draft):
                 elif self.transaction is not None:
                     self._end_transaction(committed=False)
                 result = (self.tx_id or _NO_TX) + json.dumps([self.base.path, self._size]).encode()
-            except Exception as raised:
+            except BaseException as raised:  # an interrupt too: the others wait in agree
                 error = raised
             self.counters.commit_ns += time.perf_counter_ns() - begun
         self.team.agree(error)
@@ -548,7 +548,7 @@ class Session(Draft):
         if self.team.rank == 0:
             try:
                 self._abandon_quietly()
-            except Exception as raised:
+            except BaseException as raised:  # an interrupt too: the others wait in agree
                 error = raised
         self.tx_id = b""
         self.team.agree(error)

@@ -137,7 +137,7 @@ def verify(
             if place.path == store.root:
                 mine.findings += _store_findings(store)
             files = [(file, _stripes_at(store, file, generation)) for file in _files(place, mine.findings)]
-        except Exception as raised:
+        except BaseException as raised:  # an interrupt too: the others wait in agree
             error = raised
     team.agree(error)
     files = tell_json(team, files)
@@ -145,7 +145,7 @@ def verify(
         shares = deal([stripes for _, stripes in files], team.size, _PIECE_STRIPES, overhead_bytes=4)[team.rank]
         for share in shares:
             _verify_share(store, files[share.file][0], share.begin, share.end, quick, generation, mine, onprogress)
-    except Exception as raised:
+    except BaseException as raised:  # an interrupt too: the others wait in agree
         error = raised
     team.agree(error)
     return _joined(team, mine)

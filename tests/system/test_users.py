@@ -5,7 +5,6 @@ import os
 import shutil
 import stat
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pinstripe.store.create import create
 from pinstripe.store.store import Store
 from pinstripe.store.verify import verify
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be several users")
+from .users import as_user
 
 codecs.lookup("ascii")  # the interpreter's own files may be root's alone: what a child needs is loaded before
 
@@ -42,26 +41,6 @@ def shared(mode: int) -> Store:
         os.chown("s", -1, TEAM)
     os.chmod("s", mode)
     return create("s", [f"{os.getcwd()}/t0", f"{os.getcwd()}/t1"])
-
-
-def as_user(uid: int, act: Callable[[], object], groups: tuple[int, ...] = ()) -> None:
-    """Do something as another user, in a process of its own; what fails there, fails here."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            os.setgroups(list(groups))
-            os.setgid(uid)
-            os.setuid(uid)
-            os.umask(0o022)
-            act()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def put(path: str, data: bytes, mode: int | None = None) -> Callable[[], None]:
