@@ -515,7 +515,7 @@ def test_an_interrupt_of_the_committing_rank_reaches_the_others(
         raise KeyboardInterrupt
 
     file = pinstripe.mpi.open(ranks.comm, store / "f", "w")
-    file.write_at_all(ranks.rank * 1000, np.full(1000, 1, np.uint8))
+    file.write_at_all(ranks.rank * 100_000, np.full(100_000, 1, np.uint8))
     monkeypatch.setattr("pinstripe.store.session.commit", interrupted)
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
         file.close()
