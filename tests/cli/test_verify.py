@@ -122,7 +122,7 @@ def test_data_wider_open_than_its_name_is_told(run: Run, store: Store, file: str
 
 
 def test_a_damaged_superblock_is_told(run: Run, store: Store) -> None:
-    store.revise(lambda block: dataclasses.replace(block, optional=("x",)))
+    store.revise(lambda block: dataclasses.replace(block, compatible=("x",)))
     change(Path("s/.pinstripe/superblock/2"), lambda data: data.__setitem__(5, 0))
     Store.find("s").reload()
     found = run.json("verify", "s", code=4)["findings"]

@@ -19,6 +19,7 @@ from pinstripe.format.manifest import (
     RECORD,
     SEGMENT_ENTRY,
     Header,
+    Section,
     State,
     Writer,
     check_page,
@@ -46,6 +47,7 @@ EXAMPLE = Header(
     committed_ns=0x2222,
     tables_crc=0x3333,
     started_ns=0x4444,
+    sections_bytes=40,
 )
 # Offset and bytes of everything that is not zero.
 EXAMPLE_BYTES = {
@@ -56,8 +58,9 @@ EXAMPLE_BYTES = {
     96: "737364",
     128: "01000000" + "02000000" + "0110000000000000",
     144: "1111000000000000" + "2222000000000000" + "3333000000000000" + "4444000000000000",
+    176: "28000000" + "0010" + "4000" + "2000" + "2800",
     256: b'{"boot":"b-o-o-t","host":"n1","job":"job-1","pid":42,"pidns":"pid:[1]","ranks":4,"start":4711}'.hex(),
-    4088: "56cf2ef858f37443",
+    4088: "46a82cec7fd72d58",
 }
 
 
@@ -87,10 +90,13 @@ def tables(segments: int, pages: int) -> tuple[np.ndarray, np.ndarray]:
     return segment, page
 
 
-def with_tables(segment: np.ndarray, page: np.ndarray) -> tuple[Header, bytes]:
-    data = encode_tables(segment, page)
+def with_tables(segment: np.ndarray, page: np.ndarray, *sections: Section) -> tuple[Header, bytes]:
+    behind = b"".join(section.encode() for section in sections)
+    page["offset"][page["offset"] != 0] += len(behind)
+    data = encode_tables(segment, page, sections)
     size = len(page) * PAGE_RECORDS * EXAMPLE.layout.stripe_bytes
-    return dataclasses.replace(EXAMPLE, size=size, segment_count=len(segment), tables_crc=crc64(data)), data
+    header = dataclasses.replace(EXAMPLE, size=size, segment_count=len(segment), sections_bytes=len(behind))
+    return dataclasses.replace(header, tables_crc=crc64(data)), data
 
 
 def test_the_bytes_of_a_header_are_frozen():
@@ -159,10 +165,17 @@ def test_the_record_is_the_kernels_record():
         committed_ns=st.integers(0, (1 << 64) - 1),
         tables_crc=st.integers(0, (1 << 64) - 1),
         started_ns=st.integers(0, (1 << 64) - 1),
+        sections_bytes=st.integers(0, 1 << 30),
     )
 )
 def test_a_header_survives_its_encoding(header):
     assert Header.decode(header.encode() + b"tables") == header
+
+
+@pytest.mark.parametrize("offset", [180, 182, 184, 186])
+def test_entries_of_other_sizes_are_unsupported_not_damage(offset):
+    with pytest.raises(UnsupportedError, match="use a newer one"):
+        Header.decode(patched(offset, b"\xff"))
 
 
 def test_every_flipped_byte_of_a_header_is_noticed(flips):
@@ -217,7 +230,7 @@ def test_a_thousand_million_pages_fail_fast_and_small():
     data[64:72] = size.to_bytes(8, "little")
     data[132:136] = (10**9).to_bytes(4, "little")
     data[136:144] = (10**9 * PAGE_RECORDS).to_bytes(8, "little")
-    most = dataclasses.replace(EXAMPLE, size=1 << 56, segment_count=1 << 24)
+    most = dataclasses.replace(EXAMPLE, size=1 << 56, segment_count=1 << 24, sections_bytes=0)
     tracemalloc.start()
     try:
         with pytest.raises(DamageError, match="more stripes than the format allows"):
@@ -259,8 +272,48 @@ def test_tables_survive_their_encoding(segments, pages, behind):
     header, data = with_tables(segment, page)
     read = decode_tables(data + behind, header)
     assert len(data) == header.tables_bytes
-    assert [table.tobytes() for table in read] == [segment.tobytes(), page.tobytes()]
-    assert not any(table.flags.writeable for table in read)
+    assert [table.tobytes() for table in read[:2]] == [segment.tobytes(), page.tobytes()]
+    assert read[2] == ()
+    assert not any(table.flags.writeable for table in read[:2])
+
+
+def test_the_bytes_of_sections_are_frozen():
+    assert Section(5, b"abc").encode().hex() == "05000000" + "03000000" + "6162630000000000"
+    assert Section(6, b"", must_understand=True).encode().hex() == "06000080" + "00000000"
+    assert Section(7, b"12345678", carry=True).encode().hex() == "07000040" + "08000000" + "3132333435363738"
+
+
+sections_known_to_nobody = st.lists(
+    st.builds(Section, st.integers(0, (1 << 30) - 1), st.binary(max_size=20), carry=st.booleans()), max_size=4
+)
+
+
+@given(st.integers(0, 3), st.integers(0, 3), sections_known_to_nobody)
+def test_sections_that_nobody_needs_to_understand_survive_their_encoding(segments, pages, sections):
+    header, data = with_tables(*tables(segments, pages), *sections)
+    segment, page, read = decode_tables(data, header)
+    assert (len(segment), len(page), list(read)) == (segments, pages, sections)
+
+
+def test_a_section_that_must_be_understood_refuses_the_file_and_names_its_kind():
+    header, data = with_tables(*tables(1, 1), Section(4, b"x"), Section(77, b"parity", must_understand=True))
+    with pytest.raises(UnsupportedError, match="section of kind 77"):
+        decode_tables(data, header)
+
+
+@pytest.mark.parametrize("length", [1, 8, 9, 1 << 20, 0xFFFFFFFF])
+def test_a_section_that_is_longer_than_its_room_is_damage(length):
+    header, data = with_tables(*tables(1, 1), Section(4, b""))
+    data = data[:-4] + length.to_bytes(4, "little")
+    with pytest.raises(DamageError, match="sections end early"):
+        decode_tables(data, dataclasses.replace(header, tables_crc=crc64(data)))
+
+
+def test_sections_that_end_within_a_head_are_damage():
+    header, data = with_tables(*tables(1, 0), Section(4, b""))
+    data += bytes(4)
+    with pytest.raises(DamageError, match="sections end early"):
+        decode_tables(data, dataclasses.replace(header, sections_bytes=12, tables_crc=crc64(data)))
 
 
 def test_every_flipped_byte_of_the_tables_is_noticed(flips):

@@ -20,7 +20,7 @@ EXAMPLE = Superblock(
     targets=(TargetEntry(b"\x11" * 16, "targets/0"), TargetEntry(b"\x22" * 16, "/fast", "node", "ssd", "drain")),
 )
 EXAMPLE_BYTES = (
-    b'{"crc64nvme":"7c539a5775e8feaf","features":{"optional":[],"required":[]},"format":1,'
+    b'{"crc64nvme":"d0201873b3c583e1","features":{"compatible":[],"incompatible":[],"read_only_compatible":[]},"format":1,'
     b'"layout":{"block_bytes":65536,"codec":"auto","pool":null,"stripe_bytes":1048576,"stripe_count":-1},"mode":1533,"revision":2,'
     b'"store":"000102030405060708090a0b0c0d0e0f","targets":['
     b'{"id":"11111111111111111111111111111111","path":"targets/0","pool":null,"scope":"shared","state":"active"},'
@@ -60,7 +60,7 @@ entries = st.builds(
     st.lists(entries, max_size=4, unique_by=lambda entry: entry.id),
 )
 def test_a_superblock_survives_its_encoding(store_id, revision, mode, targets):
-    superblock = Superblock(store_id, revision, mode, Layout(codec="raw"), tuple(targets), (), ("tags",))
+    superblock = Superblock(store_id, revision, mode, Layout(codec="raw"), tuple(targets), (), ("quota",), ("tags",))
     assert Superblock.decode(superblock.encode(), revision) == superblock
 
 
@@ -86,11 +86,23 @@ def test_a_newer_format_is_unsupported_not_damage():
         Superblock.decode(rewritten(EXAMPLE_BYTES, format=2), 2)
 
 
-def test_an_unknown_required_feature_refuses_the_store_and_an_unknown_optional_one_does_not():
+NO_FEATURES: dict[str, list[str]] = {"incompatible": [], "read_only_compatible": [], "compatible": []}
+
+
+def test_an_unknown_incompatible_feature_refuses_the_store():
     with pytest.raises(UnsupportedError, match="parity"):
-        Superblock.decode(rewritten(EXAMPLE_BYTES, features={"required": ["parity"], "optional": []}), 2)
-    read = Superblock.decode(rewritten(EXAMPLE_BYTES, features={"required": [], "optional": ["tags"]}), 2)
-    assert read.optional == ("tags",)
+        Superblock.decode(rewritten(EXAMPLE_BYTES, features=NO_FEATURES | {"incompatible": ["parity"]}), 2)
+
+
+def test_an_unknown_read_only_compatible_feature_lets_read_and_not_write():
+    read = Superblock.decode(rewritten(EXAMPLE_BYTES, features=NO_FEATURES | {"read_only_compatible": ["quota"]}), 2)
+    assert read.not_writable_here == ("quota",)
+
+
+def test_an_unknown_compatible_feature_changes_nothing():
+    read = Superblock.decode(rewritten(EXAMPLE_BYTES, features=NO_FEATURES | {"compatible": ["tags"]}), 2)
+    assert read.compatible == ("tags",)
+    assert read.not_writable_here == ()
 
 
 @pytest.mark.parametrize(

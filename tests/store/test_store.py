@@ -290,7 +290,7 @@ class TestRevise:
             mine = Store(store.root)
             for number in range(5):
                 mine.revise(
-                    lambda block, tag=f"{word}{number}": dataclasses.replace(block, optional=(*block.optional, tag))
+                    lambda block, tag=f"{word}{number}": dataclasses.replace(block, compatible=(*block.compatible, tag))
                 )
 
         threads = [threading.Thread(target=add, args=(word,)) for word in "abcd"]
@@ -299,7 +299,9 @@ class TestRevise:
         for thread in threads:
             thread.join()
         store.reload()
-        assert sorted(store.superblock.optional) == sorted(f"{word}{number}" for word in "abcd" for number in range(5))
+        assert sorted(store.superblock.compatible) == sorted(
+            f"{word}{number}" for word in "abcd" for number in range(5)
+        )
         assert store.superblock.revision == 21
         assert sorted(os.listdir(f"{store.meta}/superblock"), key=int) == [str(number) for number in range(1, 22)]
 

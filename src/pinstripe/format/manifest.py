@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import json
 import struct
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = [
     "SEGMENT_SYNCED",
     "STRIPES_LIMIT",
     "Header",
+    "Section",
     "State",
     "Writer",
     "check_page",
@@ -66,7 +68,12 @@ PAGE_ENTRY = np.dtype([("offset", "<u8"), ("checksum", "<u8"), ("data_crc", "<u8
 
 _MAGIC = b"PSMANI1\n"
 # Up to the writer at 256; between, reserved bytes.
-_FIELDS = struct.Struct("<8sII16s16sQQQQIIIi32sIIQQQQQ")
+_FIELDS = struct.Struct("<8sII16s16sQQQQIIIi32sIIQQQQQIHHHH")
+_SIZES = (HEADER_BYTES, SEGMENT_ENTRY.itemsize, PAGE_ENTRY.itemsize, RECORD.itemsize)
+_SECTION = struct.Struct("<II")
+_SECTIONS_MOST = 1 << 30
+_MUST_UNDERSTAND, _CARRY = 1 << 31, 1 << 30
+_KNOWN_SECTIONS: frozenset[int] = frozenset()
 _WRITER_AT, _WRITER_BYTES = 256, 1024
 _DURABLE, _KEPT = 1, 2
 _CODEC_WORDS = {number: word for word, number in CODECS.items()}
@@ -144,6 +151,32 @@ class Writer:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Section:
+    """What a version of the format has to say of a file beside its records.
+
+    Attributes
+    ----------
+    kind : int
+        An append-only number, below 2**30.
+    data : bytes
+    must_understand : bool
+        Who does not know the kind refuses the file.
+    carry : bool
+        Who does not know the kind takes it over into the file's next generation; else drops it there.
+    """
+
+    kind: int
+    data: bytes
+    must_understand: bool = False
+    carry: bool = False
+
+    def encode(self) -> bytes:
+        """Return the section's head and data, padded to a multiple of 8 bytes."""
+        word = self.kind | _MUST_UNDERSTAND * self.must_understand | _CARRY * self.carry
+        return _SECTION.pack(word, len(self.data)) + self.data + bytes(-len(self.data) % 8)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Header:
     """The first block of a manifest.
 
@@ -176,7 +209,9 @@ class Header:
     committed_ns, started_ns : int
         Time of the commit and of the registration, nanoseconds since 1970.
     tables_crc : int
-        Checksum of segment table and page directory.
+        Checksum of segment table, page directory and sections.
+    sections_bytes : int
+        Bytes of the sections.
     """
 
     state: State
@@ -195,6 +230,7 @@ class Header:
     committed_ns: int = 0
     tables_crc: int = 0
     started_ns: int = 0
+    sections_bytes: int = 0
 
     @property
     def stripes(self) -> int:
@@ -208,8 +244,9 @@ class Header:
 
     @property
     def tables_bytes(self) -> int:
-        """Bytes of segment table and page directory; they lie directly behind the header."""
-        return self.segment_count * SEGMENT_ENTRY.itemsize + self.page_count * PAGE_ENTRY.itemsize
+        """Bytes of segment table, page directory and sections; they lie directly behind the header."""
+        entries = self.segment_count * SEGMENT_ENTRY.itemsize + self.page_count * PAGE_ENTRY.itemsize
+        return entries + self.sections_bytes
 
     def encode(self) -> bytes:
         """Return the header's 4096 bytes."""
@@ -243,6 +280,8 @@ class Header:
             self.committed_ns,
             self.tables_crc,
             self.started_ns,
+            self.sections_bytes,
+            *_SIZES,
         )
         data[_WRITER_AT : _WRITER_AT + _WRITER_BYTES] = self.writer.encode()
         data[-8:] = crc64(data[:-8]).to_bytes(8, "little")
@@ -291,7 +330,14 @@ class Header:
             committed_ns,
             tables_crc,
             started_ns,
+            sections_bytes,
+            *sizes,
         ) = _FIELDS.unpack_from(data)
+        if tuple(sizes) != _SIZES:
+            raise UnsupportedError(
+                f"a manifest whose header, segment, page and record entries take {sizes} bytes, "
+                f"where this pinstripe knows {list(_SIZES)}: use a newer one"
+            )
         if flags & ~(_DURABLE | _KEPT) or state not in set(State) or codec not in _CODEC_WORDS:
             raise UnsupportedError(
                 f"a manifest with state {state}, flags {flags:#x}, codec {codec}: "
@@ -319,6 +365,7 @@ class Header:
             committed_ns=committed_ns,
             tables_crc=tables_crc,
             started_ns=started_ns,
+            sections_bytes=sections_bytes,
         )
         for what, expect, have in (
             ("stripes", header.stripes, stripes),
@@ -331,6 +378,7 @@ class Header:
         for what, most, have in (
             ("stripes", STRIPES_LIMIT, stripes),
             ("segments", SEGMENTS_LIMIT, segment_count),
+            ("bytes of sections", _SECTIONS_MOST, sections_bytes),
         ):
             if have > most:
                 raise DamageError(
@@ -355,30 +403,32 @@ class Header:
             )
 
 
-def encode_tables(segments: npt.NDArray[Any], directory: npt.NDArray[Any]) -> bytes:
-    """Return the bytes that stand behind the header: segment table (`SEGMENT_ENTRY`), page directory (`PAGE_ENTRY`).
+def encode_tables(segments: npt.NDArray[Any], directory: npt.NDArray[Any], sections: Iterable[Section] = ()) -> bytes:
+    """Return the bytes that stand behind the header: segment table (`SEGMENT_ENTRY`), page directory (`PAGE_ENTRY`), sections.
 
     The header's `tables_crc` is their `crc64`.
     """
     if segments.dtype != SEGMENT_ENTRY or directory.dtype != PAGE_ENTRY:
         raise ArgumentError(f"tables of {segments.dtype} and {directory.dtype}: give SEGMENT_ENTRY and PAGE_ENTRY")
-    return segments.tobytes() + directory.tobytes()
+    return segments.tobytes() + directory.tobytes() + b"".join(section.encode() for section in sections)
 
 
-def decode_tables(data: bytes, header: Header) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def decode_tables(data: bytes, header: Header) -> tuple[npt.NDArray[Any], npt.NDArray[Any], tuple[Section, ...]]:
     """Read what lies behind `header`; `data` may be longer.
 
     Returns
     -------
     segments, directory : ndarray
         Of `SEGMENT_ENTRY` and `PAGE_ENTRY`; views of `data`, read-only.
+    sections : tuple of Section
+        In their order.
 
     Raises
     ------
     DamageError
         The bytes are too few, do not verify, or name what cannot be.
     UnsupportedError
-        An entry has a flag that this version does not know.
+        An entry has a flag that this version does not know, or a section must be understood and is not.
     """
     header.check_file_bytes(HEADER_BYTES + len(data))
     tables = memoryview(data)[: header.tables_bytes].toreadonly()
@@ -404,7 +454,27 @@ def decode_tables(data: bytes, header: Header) -> tuple[npt.NDArray[Any], npt.ND
         raise DamageError(
             "a page that lies within the tables", file=file, expected=HEADER_BYTES + header.tables_bytes, found=lowest
         )
-    return segments, directory
+    sections = tuple(_decode_sections(tables[header.tables_bytes - header.sections_bytes :], file))
+    for section in sections:
+        if section.must_understand and section.kind not in _KNOWN_SECTIONS:
+            raise UnsupportedError(
+                f"a manifest with a section of kind {section.kind}, which must be understood: use a newer pinstripe"
+            )
+    return segments, directory, sections
+
+
+def _decode_sections(data: memoryview, file: str) -> Iterator[Section]:
+    place = 0
+    while place < len(data):
+        if len(data) - place < _SECTION.size:
+            raise DamageError("a manifest whose sections end early", file=file)
+        word, length = _SECTION.unpack_from(data, place)
+        begin = place + _SECTION.size
+        place = begin + length + -length % 8
+        if place > len(data):
+            raise DamageError("a manifest whose sections end early", file=file, expected=place, found=len(data))
+        kind = word & ~(_MUST_UNDERSTAND | _CARRY)
+        yield Section(kind, bytes(data[begin : begin + length]), bool(word & _MUST_UNDERSTAND), bool(word & _CARRY))
 
 
 def page_records(number: int, stripes: int) -> int:

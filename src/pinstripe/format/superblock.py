@@ -17,10 +17,11 @@ FORMAT = 1
 """The version of the format that this package reads and writes."""
 
 FEATURES: frozenset[str] = frozenset()
-"""Required features that this package knows."""
+"""Features that this package knows, of all three kinds."""
 
 SCOPES = ("shared", "node")
 STATES = ("active", "drain")
+_KINDS = ("incompatible", "read_only_compatible", "compatible")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,8 +76,9 @@ class Superblock:
         The default layout.
     targets : tuple of TargetEntry
         In the order in which stripes go round.
-    required, optional : tuple of str
-        Features: who does not know a required one refuses the store.
+    incompatible, read_only_compatible, compatible : tuple of str
+        Features that the store uses. Who does not know an incompatible one refuses the store, a read-only compatible one
+        reads it only, a compatible one ignores it.
     """
 
     store_id: bytes
@@ -84,8 +86,9 @@ class Superblock:
     mode: int
     layout: Layout
     targets: tuple[TargetEntry, ...]
-    required: tuple[str, ...] = ()
-    optional: tuple[str, ...] = ()
+    incompatible: tuple[str, ...] = ()
+    read_only_compatible: tuple[str, ...] = ()
+    compatible: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.store_id) != 16:
@@ -97,12 +100,17 @@ class Superblock:
         if len({target.id for target in self.targets}) != len(self.targets):
             raise ArgumentError("two targets with the same id: each target stands once in a store")
 
+    @property
+    def not_writable_here(self) -> tuple[str, ...]:
+        """Features unknown to this package that let it read, and not write."""
+        return tuple(sorted(set(self.read_only_compatible) - FEATURES))
+
     def encode(self) -> bytes:
         """Return the bytes of the superblock's file."""
         values: dict[str, Any] = {
             "format": FORMAT,
             "store": self.store_id.hex(),
-            "features": {"required": list(self.required), "optional": list(self.optional)},
+            "features": {kind: list(getattr(self, kind)) for kind in _KINDS},
             "revision": self.revision,
             "mode": self.mode,
             "layout": dataclasses.asdict(self.layout),
@@ -145,8 +153,8 @@ class Superblock:
 
     @classmethod
     def _from_values(cls, values: dict[str, Any], revision: int) -> Superblock:
-        required, optional = (tuple(map(str, values["features"][name])) for name in ("required", "optional"))
-        unknown = sorted(set(required) - FEATURES)
+        features = {kind: tuple(map(str, values["features"][kind])) for kind in _KINDS}
+        unknown = sorted(set(features["incompatible"]) - FEATURES)
         if unknown:
             raise UnsupportedError(
                 f"the store requires {', '.join(unknown)}, unknown to this pinstripe: use a newer one"
@@ -160,7 +168,7 @@ class Superblock:
             for entry in values["targets"]
         )
         layout = Layout.from_values(values["layout"])
-        return cls(_id(values["store"]), revision, values["mode"], layout, targets, required, optional)
+        return cls(_id(values["store"]), revision, values["mode"], layout, targets, **features)
 
 
 def _serialised(values: dict[str, Any]) -> bytes:

@@ -86,7 +86,7 @@ def collect(
         Numbers that a snapshot holds.
     """
     freed = Collected()
-    if store.is_copy:
+    if store.is_read_only:
         return freed
     with naming(store.file_directory(file_id)):
         for _ in range(3):  # segments that only freed numbers named go in the next round

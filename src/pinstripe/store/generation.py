@@ -137,6 +137,7 @@ class Generation:
     header : Header or None
         None for generation 0.
     segments, directory : numpy arrays of SEGMENT_ENTRY and PAGE_ENTRY
+    sections : tuple of Section
     inline : bytes or None
         The whole content, where the inode holds it.
     store : Store or None
@@ -164,9 +165,9 @@ class Generation:
         self._fd = fd
         self._tables = tables
         if header is not None:
-            self.segments, self.directory = decode_tables(tables, header)
+            self.segments, self.directory, self.sections = decode_tables(tables, header)
         else:
-            self.segments, self.directory = np.zeros(0, SEGMENT_ENTRY), np.zeros(0, PAGE_ENTRY)
+            self.segments, self.directory, self.sections = np.zeros(0, SEGMENT_ENTRY), np.zeros(0, PAGE_ENTRY), ()
         self.store: Store | None = None
         self._pages: OrderedDict[int, Array] = OrderedDict()
         self._lock = threading.Lock()

@@ -286,7 +286,8 @@ def build_manifest(
     table[dead] = np.zeros((), SEGMENT_ENTRY)
 
     body: list[bytes | memoryview | Copied] = [b""]
-    place = HEADER_BYTES + table.nbytes + directory.nbytes
+    sections = [section for section in base.sections if section.carry]
+    place = HEADER_BYTES + len(encode_tables(table, directory, sections))
     source = base.descriptor() if base.header is not None else -1
     for number in np.flatnonzero(directory["offset"]).tolist():
         length = page_records(number, total) * RECORD.itemsize
@@ -303,7 +304,7 @@ def build_manifest(
         directory[number]["offset"] = place
         place += length
 
-    tables = encode_tables(table, directory)
+    tables = encode_tables(table, directory, sections)
     body[0] = tables
     spans = np.full(pages_total, PAGE_RECORDS * stripe_bytes, np.int64)
     if pages_total:
@@ -319,6 +320,7 @@ def build_manifest(
         stored_bytes=int(directory["stored_bytes"].sum(dtype=np.int64)),
         committed_ns=time.time_ns(),
         tables_crc=crc64(tables),
+        sections_bytes=len(tables) - table.nbytes - directory.nbytes,
     )
     return Manifest(header, body, table, directory)
 

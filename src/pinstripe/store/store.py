@@ -13,7 +13,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..errors import DamageError, NamespaceError, NoStoreError, OutcomeUnknownError, TargetError
+from ..errors import (
+    DamageError,
+    NamespaceError,
+    NoStoreError,
+    OutcomeUnknownError,
+    TargetError,
+    UnsupportedError,
+)
 from ..format.superblock import Superblock, TargetEntry
 from ..targets.contract import Target
 from ..targets.posix import open_target
@@ -213,6 +220,11 @@ class Store:
         """Whether this store was copied or restored from elsewhere: the original may still own the targets."""
         return not stands_here(self.meta)
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether nothing of this store may be written or collected here; `check_writable` says why."""
+        return bool(self.superblock.not_writable_here) or self.is_copy
+
     def check_writable(self) -> None:
         """Refuse to change a store that is a copy: it would commit to, and collect from, the original's targets.
 
@@ -220,7 +232,16 @@ class Store:
         ------
         NamespaceError
             With EROFS.
+        UnsupportedError
+            With EROFS: it uses a feature that this version may read, but not write.
         """
+        unknown = self.superblock.not_writable_here
+        if unknown:
+            raise UnsupportedError(
+                f"the store uses {', '.join(unknown)}, which this pinstripe can only read: use a newer one to write",
+                path=self.root,
+                code=errno.EROFS,
+            )
         if self.is_copy:
             raise NamespaceError(
                 "this store was copied or restored from elsewhere: it is read-only until `pinstripe adopt STORE`",
