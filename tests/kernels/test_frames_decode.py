@@ -85,6 +85,13 @@ class Reader:
         else:
             records["offset"] = np.where(records["offset"] == 0, 64, records["offset"])
             bad = kernels.read_frames(np.full(n, self.fd, np.int32), records, *shared, threads=threads)
+            together = out.copy()
+            for k in range(n):
+                piece = out[offsets[k] : offsets[k] + count[k]]
+                piece[:] = 0xAA
+                alone = kernels.read_frame(self.fd, records[k : k + 1], stripe, first[k], piece, file_id, tx)
+                assert alone == (status[k], seen[k])
+            assert (out == together).all()
         assert bad == np.count_nonzero(status)
         assert all(code >= 0 or code in DAMAGE for code in status.tolist())
         found = [bytes(out[at : at + length]) for at, length in zip(offsets, count, strict=True)]
@@ -192,6 +199,9 @@ def test_a_hole_reads_as_zeros_without_a_file() -> None:
         seen,
     )
     assert bad == 0
+    assert out == bytes(100)
+    out = bytearray(b"x" * 100)
+    assert kernels.read_frame(-1, np.zeros(1, RECORD), 0, 50, out, FILE_ID, TX) == (0, 0)
     assert out == bytes(100)
 
 
@@ -532,6 +542,31 @@ def test_pieces_that_leave_the_buffer_are_refused_before_anything_is_read() -> N
         call(0, 1, 0, records=np.zeros(1, "V40"))
     with pytest.raises(BufferError):
         call(0, 1, 0, out=bytes(10))
+
+
+def test_one_piece_that_no_stripe_can_have_is_refused_before_anything_is_read() -> None:
+    _, record = FRAMES["tiny"]
+    out = bytearray(b"x" * 10)
+    good: dict[str, Any] = dict(record=record, stripe=STRIPE, first=0, out=out, file_id=FILE_ID, tx=TX)
+    for name, values in {
+        "record": [np.repeat(record, 2), record[:0]],
+        "first": [-1, 2**63 - 10],
+        "file_id": [b"short", bytearray(16)],
+        "tx": [b"short", transactions(1)],
+    }.items():
+        for value in values:
+            with pytest.raises(ValueError):
+                kernels.read_frame(-1, **good | {name: value})
+    with pytest.raises(TypeError, match="RECORD"):
+        kernels.read_frame(-1, **good | {"record": np.zeros(1, "V40")})
+    with pytest.raises(BufferError):
+        kernels.read_frame(-1, **good | {"out": bytes(10)})
+    with pytest.raises(OverflowError):
+        kernels.read_frame(-1, **good | {"stripe": -1})
+    assert out == b"x" * 10
+    assert kernels.read_frame(-1, **good) == (errno.EBADF, 0)
+    assert kernels.read_frame(-1, **good | {"first": 2**63 - 11}) == (0, 0)
+    assert out == bytes(10)
 
 
 # --- parts -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from pinstripe.kernels._frames import (
     FrameBatch,
     decode_frames,
     decode_part,
+    read_frame,
     read_frames,
     scan_frames,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "planes_compress",
     "planes_decompress",
     "probe",
+    "read_frame",
     "read_frames",
     "scan_frames",
     "shuffle",

@@ -75,6 +75,9 @@ def read_frames(
     *,
     threads: int = 1,
 ) -> int: ...
+def read_frame(
+    fd: int, record: npt.NDArray[Any], stripe: int, first: int, out: _Buffer, file_id: bytes, tx: bytes
+) -> tuple[int, int]: ...
 def decode_frames(
     frames: Sequence[_Buffer],
     records: npt.NDArray[Any],

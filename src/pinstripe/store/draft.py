@@ -143,11 +143,15 @@ class Draft(abc.ABC):
         DamageError, TargetError, StaleError
             Bytes that do not verify are never given.
         """
+        if offset < 0:
+            raise ArgumentError(f"offset={offset}: must be 0 or more")
         out = _flat(buffer)
-        count = min(len(out), max(0, self._size - offset))
-        if count <= 0:
+        left = self._size - offset
+        if left < len(out):
+            out = out[: max(left, 0)]
+        count = len(out)
+        if not count:
             return 0
-        out = out[:count]
         if self._inline_pending:
             inline = np.frombuffer(self.base.inline or b"", np.uint8)[offset : offset + count]
             out[: len(inline)] = inline
@@ -157,16 +161,18 @@ class Draft(abc.ABC):
         first_stripe, last_stripe = offset // sb, (offset + count - 1) // sb
         if first_stripe == last_stripe:
             within = offset - first_stripe * sb
+            index = self.index
             try:
-                record = self.index.record(first_stripe)
-                self._reader.read_one(record, self.index.segments, first_stripe, within, out, manifest=self.base.path)
+                record = index.record(first_stripe)
+                self._reader.read_one(record, index.segments, first_stripe, within, out, manifest=self.base.path)
             except DamageError as damage:
                 self._advise(damage)
                 raise
         else:
             self._read_run(first_stripe, last_stripe, offset, out)
-        for stripe in self._spilled(first_stripe, last_stripe):
-            self._unspill(stripe)
+        if self._parts:
+            for stripe in [s for s in self._parts if first_stripe <= s <= last_stripe]:
+                self._unspill(stripe)
         self.cache.overlay(offset, out)
         return count
 
@@ -422,9 +428,6 @@ class Draft(abc.ABC):
             self._slots.append(self.index.add_segment(writer.segments[len(self._slots)]))
         record["segment"] = self._slots[int(record["segment"][0]) - 1]
         self._parts.setdefault(stripe, []).append((record, extents, entry.layers[-1][0]))
-
-    def _spilled(self, first: int, last: int) -> list[int]:
-        return [s for s in self._parts if first <= s <= last] if self._parts else []
 
     def _unspill(self, stripe: int) -> None:
         """Bring a spilled stripe back into the cache, under what was written since."""

@@ -39,6 +39,7 @@ class RawFile(io.RawIOBase):
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._position = session.size if session.mode == "a" else 0
+        self._reads = session.mode not in ("w", "x", "a") or "+" in mode
         # What close() must know: whether to publish, and which error nobody was told of again.
         self._discarded = False
         self._failure: BaseException | None = None
@@ -54,7 +55,7 @@ class RawFile(io.RawIOBase):
     def readable(self) -> bool:
         """Whether it can be read; all but write-only modes can."""
         self._check()
-        return self.session.mode not in ("w", "x", "a") or "+" in self.mode
+        return self._reads
 
     def writable(self) -> bool:
         """Whether it can be written."""
@@ -86,6 +87,9 @@ class RawFile(io.RawIOBase):
     def _check(self) -> None:
         if os.getpid() != self._pid:
             raise ForkedError(f"{self.name}: opened by process {self._pid}; open it anew in this one")
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self.closed:
             raise ValueError("I/O operation on closed file")
 
@@ -131,7 +135,8 @@ class RawFile(io.RawIOBase):
 
     def preadinto(self, buffer: Any, offset: int) -> int:
         """Read at an offset into a buffer; several threads at once where the file is open for reading only."""
-        if not self.readable():
+        self._check_open()  # enough: in a forked child something else stands in this method's place
+        if not self._reads:
             raise io.UnsupportedOperation("not readable")
         if self.session.writable:
             with self._lock:

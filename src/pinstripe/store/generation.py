@@ -13,7 +13,6 @@ import re
 import stat
 import threading
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -169,7 +168,7 @@ class Generation:
         else:
             self.segments, self.directory, self.sections = np.zeros(0, SEGMENT_ENTRY), np.zeros(0, PAGE_ENTRY), ()
         self.store: Store | None = None
-        self._pages: OrderedDict[int, Array] = OrderedDict()
+        self._pages: dict[int, Array] = {}  # what was read longest ago first
         self._lock = threading.Lock()
 
     @property
@@ -366,13 +365,15 @@ class Generation:
         StaleError
             The manifest was collected before this page was read.
         """
-        with self._lock:
-            return self._page(number)
-
-    def _page(self, number: int) -> Array:
         page = self._pages.get(number)
-        if page is not None:
-            self._pages.move_to_end(number)
+        if page is None:
+            with self._lock:
+                page = self._read_page(number)
+        return page
+
+    def _read_page(self, number: int) -> Array:
+        page = self._pages.get(number)
+        if page is not None:  # another thread was quicker
             return page
         if number >= len(self.directory) or not self.directory[number]["offset"]:
             page = np.zeros(PAGE_RECORDS, RECORD)
@@ -390,7 +391,7 @@ class Generation:
                 page = copy.page(number)
         if self._fd >= 0 or self.path:  # one from memory keeps all its pages
             while len(self._pages) >= PAGES_KEPT:
-                self._pages.popitem(last=False)
+                del self._pages[next(iter(self._pages))]
         self._pages[number] = page
         return page
 

@@ -135,11 +135,12 @@ class Index:
 
     def record(self, stripe: int) -> Array:
         """Look up one record, as an array of one, which is not to be changed; a hole's is all zeros."""
-        wanted = np.uint64(stripe)
-        for run in reversed(self._runs):
-            at = int(run.stripes.searchsorted(wanted))
-            if at < len(run.stripes) and run.stripes[at] == wanted:
-                return run.changes["record"][at : at + 1].copy()
+        if self._runs:
+            wanted = np.uint64(stripe)
+            for run in reversed(self._runs):
+                at = int(run.stripes.searchsorted(wanted))
+                if at < len(run.stripes) and run.stripes[at] == wanted:
+                    return run.changes["record"][at : at + 1].copy()
         return self.base.record(stripe) if stripe < self.cut else np.zeros(1, RECORD)
 
     def found(self, stripes: npt.NDArray[np.uint64]) -> Array:

@@ -8,7 +8,6 @@ import errno
 import os
 import threading
 import time
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy.typing as npt
 
 from ..errors import DamageError, StaleError, TargetError
 from ..format.segment import segment_name
-from ..kernels import DAMAGE, decode_frames, decode_part, read_frames
+from ..kernels import DAMAGE, decode_frames, decode_part, read_frame, read_frames
 from ..targets.contract import Segment
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ __all__ = ["FrameReader", "ReadCounters"]
 
 Array = npt.NDArray[Any]
 SEGMENTS_KEPT = 256
-_AT_START = np.zeros(1, np.int64)
 _LOOKS = 5  # how often a segment that is on no target is looked for again while its number is listed
 
 
@@ -40,6 +38,26 @@ class ReadCounters:
 
 
 _Key = tuple[bytes, bytes, int, int]  # target, transaction, stream, n
+
+
+class _Opened:
+    """An open segment. It is closed when nobody holds this any more: a read holds it until it is done."""
+
+    __slots__ = ("_closed", "segment")
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self._closed = False
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close it now."""
+        if not self._closed:
+            self._closed = True
+            with contextlib.suppress(OSError):  # it was only read
+                self.segment.close()
 
 
 class FrameReader:
@@ -56,8 +74,7 @@ class FrameReader:
     def __init__(self, store: Store, file_id: bytes, path: str, *, threads: int = 1) -> None:
         self.store, self.file_id, self.path, self.threads = store, file_id, path, threads
         self.counters = ReadCounters()
-        self._segments: OrderedDict[_Key, Segment] = OrderedDict()
-        self._users: dict[_Key, int] = {}  # reads under way in each: such a segment is not closed
+        self._opened: dict[_Key, _Opened] = {}  # what was opened longest ago first
         self._keys: tuple[Array | None, dict[int, _Key]] = None, {}
         self._lock = threading.Lock()
 
@@ -97,13 +114,8 @@ class FrameReader:
         slots = records["segment"].astype(np.int64)
         used = np.unique(slots[slots > 0]) if pieces > 1 else slots[slots > 0]
         keys = {slot: self._key_of(segments, slot) for slot in used.tolist()}
-        opened: dict[int, Segment] = {}
-        try:
-            for slot, key in keys.items():
-                opened[slot] = self._open(key, manifest)
-            bad = self._decode(opened, records, segments, slots, stripes, first, count, out, out_offsets, status, seen)
-        finally:
-            self._done([keys[slot] for slot in opened])
+        opened = {slot: self._open(key, manifest) for slot, key in keys.items()}
+        bad = self._decode(opened, records, segments, slots, stripes, first, count, out, out_offsets, status, seen)
         self.counters.read_ns += time.perf_counter_ns() - begun
         self.counters.pieces += pieces
         self.counters.bytes += int(count.sum())
@@ -120,42 +132,25 @@ class FrameReader:
         record : numpy array of RECORD
             One.
         """
-        slot = int(record["segment"][0])
+        slot = record["segment"].item()
         if not slot:
             out[:] = 0
             return
         begun = time.perf_counter_ns()
         key = self._key_of(segments, slot)
-        segment = self._open(key, manifest)
-        try:
-            fd = segment.fileno()
-            stripes, start, count = np.array([stripe], np.uint64), np.array([first]), np.array([len(out)])
-            if fd is not None:
-                status, seen = np.zeros(1, np.int32), np.zeros(1, np.uint64)
-                bad = read_frames(
-                    np.array([fd], np.int32),
-                    record,
-                    stripes,
-                    start,
-                    count,
-                    out,
-                    _AT_START,
-                    self.file_id,
-                    segments["tx"][slot - 1 : slot],
-                    status,
-                    seen,
-                    threads=self.threads,
-                )
-        finally:
-            self._done([key])
+        opened = self._open(key, manifest)
+        fd = opened.segment.fileno()
         if fd is None:
-            self.read(record, segments, stripes, start, count, out, _AT_START, manifest=manifest)
+            stripes, start, count = np.array([stripe], np.uint64), np.array([first]), np.array([len(out)])
+            self.read(record, segments, stripes, start, count, out, np.zeros(1, np.int64), manifest=manifest)
             return
-        self.counters.read_ns += time.perf_counter_ns() - begun
-        self.counters.pieces += 1
-        self.counters.bytes += len(out)
-        if bad:
-            self._raise(record, segments, stripes, status, seen)
+        status, seen = read_frame(fd, record, stripe, first, out, self.file_id, key[1])
+        counters = self.counters
+        counters.read_ns += time.perf_counter_ns() - begun
+        counters.pieces += 1
+        counters.bytes += len(out)
+        if status:
+            self._raise(record, segments, np.array([stripe]), np.array([status]), np.array([seen], np.uint64))
 
     def _key_of(self, segments: Array, slot: int) -> _Key:
         """The key of a segment; those of the table that was asked for last are kept."""
@@ -170,7 +165,7 @@ class FrameReader:
 
     def _decode(
         self,
-        opened: dict[int, Segment],
+        opened: dict[int, _Opened],
         records: Array,
         segments: Array,
         slots: Array,
@@ -190,8 +185,8 @@ class FrameReader:
             named = slots > 0
             txs[named] = segments["tx"][slots[named] - 1]
         plain = True
-        for slot, segment in opened.items():
-            fd = segment.fileno()
+        for slot, each in opened.items():
+            fd = each.segment.fileno()
             if fd is None:
                 plain = False
             else:
@@ -225,18 +220,14 @@ class FrameReader:
             It does not verify; `out` is as it was.
         """
         key = _key(segments[int(record["segment"]) - 1])
-        segment = self._open(key, "")
-        try:
-            frame = segment.read_at(int(record["offset"]), int(record["frame_bytes"]))
-        finally:
-            self._done([key])
+        frame = self._open(key, "").segment.read_at(int(record["offset"]), int(record["frame_bytes"]))
         status, found, _ = decode_part(frame, out, self.file_id, key[1])
         if status or found != stripe:
             one = np.array([record], record.dtype)
             self._raise(one, segments, np.array([stripe]), np.array([status or -3]), np.array([found]))
 
     def _fetch(
-        self, records: Array, slots: Array, opened: dict[int, Segment]
+        self, records: Array, slots: Array, opened: dict[int, _Opened]
     ) -> tuple[list[bytes], npt.NDArray[np.int32]]:
         """Whole frames from targets that have no plain descriptor."""
         frames: list[bytes] = []
@@ -245,7 +236,8 @@ class FrameReader:
             data = b""
             if slots[k]:
                 try:
-                    data = opened[int(slots[k])].read_at(int(records[k]["offset"]), int(records[k]["frame_bytes"]))
+                    segment = opened[int(slots[k])].segment
+                    data = segment.read_at(int(records[k]["offset"]), int(records[k]["frame_bytes"]))
                 except OSError as error:
                     errors[k] = error.errno or errno.EIO
             frames.append(data)
@@ -283,26 +275,18 @@ class FrameReader:
         except TargetError as error:
             return error.target or target_id.hex()
 
-    def _open(self, key: _Key, manifest: str) -> Segment:
-        with self._lock:
-            segment = self._segments.get(key)
-            if segment is None:
-                segment = self._find(key, manifest)
-                idle = [k for k in self._segments if not self._users.get(k)]
-                for old in idle[: max(0, len(self._segments) + 1 - SEGMENTS_KEPT)]:
-                    self._segments.pop(old).close()
-                self._segments[key] = segment
-            else:
-                self._segments.move_to_end(key)
-            self._users[key] = self._users.get(key, 0) + 1
-            return segment
+    def _open(self, key: _Key, manifest: str) -> _Opened:
+        return self._opened.get(key) or self._open_now(key, manifest)
 
-    def _done(self, keys: list[_Key]) -> None:
+    def _open_now(self, key: _Key, manifest: str) -> _Opened:
         with self._lock:
-            for key in keys:
-                self._users[key] -= 1
-                if not self._users[key]:
-                    del self._users[key]
+            opened = self._opened.get(key)
+            if opened is None:
+                opened = _Opened(self._find(key, manifest))
+                while len(self._opened) >= SEGMENTS_KEPT:
+                    del self._opened[next(iter(self._opened))]
+                self._opened[key] = opened
+            return opened
 
     def _find(self, key: _Key, manifest: str) -> Segment:
         """Open a segment: where the manifest says, else on any target (it moved), while its number is still listed."""
@@ -355,9 +339,8 @@ class FrameReader:
 
     def close(self) -> None:
         """Close the segments."""
-        while self._segments:
-            with contextlib.suppress(OSError):  # they were only read
-                self._segments.popitem()[1].close()
+        while self._opened:
+            self._opened.popitem()[1].close()
 
 
 def _key(entry: Any) -> _Key:
