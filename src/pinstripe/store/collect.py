@@ -25,6 +25,7 @@ from ..targets.contract import Target
 from .fresh import fsync_directory, is_there
 from .generation import LISTING_S, Generation, list_directory, list_numbers, read_header
 from .naming import naming
+from .shared_file import collect_shared, is_shared_file
 from .transaction import discard
 from .writer_identity import is_alive
 
@@ -235,6 +236,8 @@ def _transactions(store: Store, file_id: bytes, directory: str, full: bool, free
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)  # NAMED: whose transaction is gone gets no name any more
             continue
+        if is_shared_file(name):
+            collect_shared(path)
         if not name.endswith(".tx"):
             continue
         tx = bytes.fromhex(name.removesuffix(".tx"))
@@ -342,6 +345,9 @@ def _known_ids(store: Store) -> set[bytes]:
     known: set[bytes] = set()
     for shard in os.listdir(files):
         for name in os.listdir(os.path.join(files, shard)):
+            if is_shared_file(name):
+                collect_shared(os.path.join(files, shard, name))
+                continue
             with contextlib.suppress(ValueError):  # a directory that is being made
                 known.add(bytes.fromhex(name))
     return known

@@ -48,6 +48,7 @@ class _Opened:
 
     path: str
     tx: str
+    token: str
     manifest: str
     access: tuple[int, int, int]
     inline: bool
@@ -116,6 +117,7 @@ def _share(session: Session | None, mode: str, team: Team, options: Options) -> 
     made = Session(store, opened.path, inode, mode, team, options, base)
     made.access = Access(*opened.access)
     made.tx_id = bytes.fromhex(opened.tx)
+    made.token = opened.token
     return made
 
 
@@ -124,6 +126,7 @@ def _describe(session: Session) -> _Opened:
     return _Opened(
         path=session.path,
         tx=session.tx_id.hex(),
+        token=session.token,
         manifest=session.base.path,
         access=(access.mode, access.uid or 0, access.gid or 0),
         inline=session.base.inline is not None,

@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,7 @@ from .newfile import NewFile, link_opened_inode, write_inline
 from .placement import spread, striped_targets
 from .reader import FrameReader
 from .rebase import Proposal
+from .shared_file import SharedFile
 from .store import Store
 from .team import Team
 from .transaction import Transaction
@@ -72,6 +74,8 @@ class Session(Draft):
         The generation that is read, 0 before the first commit.
     replaces : bool
         Mode w before its first commit: what is there goes.
+    token : str
+        Random, the same on all ranks: names the files that they share while it is open.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Session(Draft):
         self.access = Access(0o600)
         self.transaction: Transaction | None = None  # on the first rank only
         self.tx_id = b""
+        self.token = secrets.token_hex(16)
         self.new_file: NewFile | None = None
         self.unborn = False  # a new file without even an id's directory: it may become inline
         self.replaces = mode == "w"
@@ -370,6 +375,10 @@ class Session(Draft):
             replaces=self.replaces,
             appends_at=self.size_at_base if self.mode == "a" and self.new_file is None and not truncated else -1,
         )
+
+    def shared_file(self, kind: str) -> SharedFile:
+        """Independent. Return the file of this kind that all ranks of this open share; it is made at its first use."""
+        return SharedFile(self.store, self.file_id, self.token, kind, beside_transaction=self.mode != "r")
 
     def totals(self) -> Counters:
         """Independent. What this rank did so far, in this transaction and the ones before."""
