@@ -10,6 +10,7 @@ from .opened import OpenFile
 from .opened import open_file as open
 from .rank_error import MPIError, RankError
 from .report import Decisions, RankCost, Report
+from .request import Request
 from .team import MPITeam, world_team
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "RankCost",
     "RankError",
     "Report",
+    "Request",
     "abort_on_exception",
     "open",
     "world_team",

@@ -45,6 +45,11 @@ class Operation(enum.IntEnum):
     team = 16  # inside the store
     delete = 17
     preallocate = 18
+    write_ordered = 19
+    read_ordered = 20
+    seek_shared = 21
+    split_end = 22
+    set_atomicity = 23
 
 
 class Flag(enum.IntFlag):
@@ -177,6 +182,9 @@ _MUST_BE_EQUAL = {
     Operation.set_info: "hints",
     Operation.set_size: "the sizes",
     Operation.preallocate: "the sizes",
+    Operation.set_view: "the hints",
+    Operation.seek_shared: "offset or whence",
+    Operation.set_atomicity: "the flags",
 }
 _SHOWN = (Operation.set_size, Operation.preallocate)
 

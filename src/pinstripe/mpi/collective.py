@@ -9,6 +9,8 @@ Invariants:
    raise that error at once, on every rank, until it is closed; closing discards.
 4. Before a collective write, a change of the size, Sync and Close, what independent calls left in the ranks' caches goes to
    the stripes' owners, in rank order; then comes the call's own data. So the later call wins.
+5. The session is used by one thread at a time: by the backlog's until that is drained, which every call does first that needs the
+   session. What fails there is raised by the request and, on all ranks, by the next collective call; the file is broken then.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +32,9 @@ from ..store.opening import open_session
 from ..store.session import Session
 from ..store.team import SERIAL
 from .agree import Agreement, Flag, Operation, Summaries, agree, announce
+from .backlog import Backlog
 from .channel import Channel
+from .deferred import Deferred
 from .exchange import Bytes, Call, Rule
 from .extents import Access
 from .gather import gather
@@ -41,7 +46,7 @@ from .stages import Stages
 from .strips import send_strips
 from .team import MPITeam
 
-__all__ = ["CollectiveFile", "Prepared"]
+__all__ = ["CollectiveFile", "Prepared", "SplitError"]
 
 Prepared = tuple[Access, Bytes, int]
 """What a write needs: where, the packed bytes, the element width."""
@@ -49,6 +54,13 @@ Prepared = tuple[Access, Bytes, int]
 _NO_ACCESS = Access.contiguous(0, 0)
 _NO_BYTES = np.zeros(0, np.uint8)
 _EXTENTS_AT_ONCE = 1 << 18
+_BATCHES_HELD = 4
+
+
+class SplitError(MPIError):
+    """A collective call while a split collective one is under way, or an end that does not belong to its beginning."""
+
+    kind = "split"
 
 
 class CollectiveFile:
@@ -63,6 +75,12 @@ class CollectiveFile:
     readable, writable : bool
     serial : int
         Number of the file on its channel, the same on all ranks.
+    pid : int
+        The process that opened it.
+    backlog : Backlog
+        What nonblocking calls still have to write.
+    split : str
+        Name of the split collective call that was begun and not ended; empty = none. The same on all ranks.
     """
 
     def __init__(
@@ -73,12 +91,15 @@ class CollectiveFile:
         self.stages = Stages()
         self.ownership = Ownership.make(channel.size, hints.options.max_segments)
         self.closed = False
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._lock = threading.RLock()  # independent calls may come from several threads
         self._ended: RankError | None = None
         self._broken: RankError | None = None
         self._remembered: BaseException | None = None
         self._wrote_alone = False
+        self._unsettled = False  # a nonblocking write was not told to the other ranks; the same on all ranks
+        self.backlog = Backlog(_BATCHES_HELD * hints.options.batch_bytes)
+        self.split = ""
         channel.register(serial, self)
 
     @classmethod
@@ -153,9 +174,9 @@ class CollectiveFile:
 
     def check(self) -> None:
         """Independent. Refuse a closed, ended or forked file, with the same error on all ranks but for the fork."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             raise located(
-                ForkedError(f"{self.session.path}: opened by process {self._pid}; open it anew in this one"),
+                ForkedError(f"{self.session.path}: opened by process {self.pid}; open it anew in this one"),
                 self.rank,
                 self.host,
             )
@@ -177,19 +198,35 @@ class CollectiveFile:
     @property
     def size(self) -> int:
         """The file's size in bytes, as this rank knows it."""
+        self.backlog.drain()
         return self.session.size
 
     def _enter(
         self, operation: Operation, error: BaseException | None = None, flags: Flag = Flag.none, **values: int
     ) -> Summaries:
-        """Collective. Begin a call: raise, on all ranks, what is wrong on any."""
+        """Collective. Begin a call: raise, on all ranks, what is wrong on any. What was deferred is done then, and known to all ranks."""
+        error = self._drained(error)
         agreement = self._begin(operation, error, flags, **values)
         if agreement.error is not None:
             _interrupt(error)
             raise agreement.error
+        if self._unsettled:
+            with self._losing():
+                self._settle()
         return agreement.summaries
 
+    def _drained(self, error: BaseException | None) -> BaseException | None:
+        """Wait for the backlog; an interrupt meanwhile is an error of the call that waits."""
+        try:
+            self.backlog.drain()
+        except BaseException as caught:
+            return error or caught
+        return error
+
     def _begin(self, operation: Operation, error: BaseException | None, flags: Flag, **values: int) -> Agreement:
+        if error is None and self.split and operation is not Operation.split_end:
+            error = SplitError(f"{operation.name}: {self.split}_begin was called, and {self.split}_end must come first")
+        self._remembered = self._remembered or self.backlog.take_error()
         if self._remembered is not None:
             error, self._remembered = self._remembered, None
             flags |= Flag.lost
@@ -244,8 +281,13 @@ class CollectiveFile:
 
     # --- writing ---
 
-    def write_all(self, operation: Operation, prepare: Callable[[], Prepared]) -> None:
+    def write_all(self, operation: Operation, prepare: Callable[[], Prepared], *, deferred: bool = False) -> None:
         """Collective. Write what `prepare` gives on each rank; a rank may have nothing. An error on one rank is raised on all.
+
+        Parameters
+        ----------
+        deferred : bool
+            Return after the exchange: what the backlog holds then is written later, and the data stays untouched until that is done.
 
         Raises
         ------
@@ -263,9 +305,11 @@ class CollectiveFile:
                 raise ArgumentError("the extents of a write must be in file order and must not overlap each other")
         except BaseException as caught:
             error = caught
-        summaries = self._enter(
+        begin = self._begin_deferred if deferred else self._enter
+        summaries = begin(
             operation,
             error,
+            Flag.none,
             lo=access.lo,
             hi=access.hi,
             nbytes=access.nbytes,
@@ -277,23 +321,44 @@ class CollectiveFile:
             overlap = find_overlap(*spans)
             if overlap is not None:
                 raise located(ArgumentError(str(overlap)), overlap.ranks[1], self.channel.hosts[overlap.ranks[1]])
+        do: Callable[[Callable[[], object]], object] = self.backlog.put if deferred else _now
         if not summaries["nbytes"].any() and not (summaries["flags"] & Flag.leftover).any():
-            self._grow(summaries)
+            do(partial(self._grow, summaries))
             return
         with self._losing():
             self._deliver_leftovers(summaries)
-            self.session.sequence += 1
+            do(self._count_call)
             failure: BaseException | None = None
             try:
-                self._write(Call(self.channel, self._rule(summaries), summaries, access, self.stages), data)
+                sink = Deferred(self.backlog, self.session, data) if deferred else self.session
+                self._write(Call(self.channel, self._rule(summaries), summaries, access, self.stages), data, sink)
             except RankError:
                 raise
             except BaseException as caught:
                 failure = caught
             self._finish(failure)
-            self.session.sequence += 1
-            self._grow(summaries)
-            self._settle()
+            do(self._count_call)
+            do(partial(self._grow, summaries))
+            if deferred:
+                self._unsettled = self.readable
+            else:
+                self._settle()
+
+    def _begin_deferred(
+        self, operation: Operation, error: BaseException | None, flags: Flag, **values: int
+    ) -> Summaries:
+        """Collective. As `_enter`, but wait for the backlog only where independent writes must be delivered first."""
+        agreement = self._begin(operation, error, flags, **values)
+        if agreement.error is not None:
+            _interrupt(error)
+            raise agreement.error
+        if (agreement.summaries["flags"] & Flag.leftover).any():
+            failure = self._drained(None)
+            self._finish(failure or self.backlog.take_error())
+        return agreement.summaries
+
+    def _count_call(self) -> None:
+        self.session.sequence += 1
 
     def _rule(self, summaries: Summaries, overlap: str | None = None) -> Rule:
         widths = np.unique(summaries["width"][summaries["nbytes"] > 0])
@@ -308,10 +373,10 @@ class CollectiveFile:
             int(widths[0]) if widths.size == 1 else 0,
         )
 
-    def _write(self, call: Call, data: Bytes) -> None:
+    def _write(self, call: Call, data: Bytes, session: Session | Deferred) -> None:
         """Write one call's data by its pattern."""
         pattern = classify(*call.spans)
-        session, lo, sb = self.session, call.access.lo, call.rule.stripe_bytes
+        lo, sb = call.access.lo, call.rule.stripe_bytes
         if pattern is Pattern.empty:
             return
         if self.channel.size == 1 and call.access.single and call.rule.in_place:
@@ -378,6 +443,7 @@ class CollectiveFile:
 
     def _settle(self) -> None:
         """Collective. Where the file can be read, let every rank read what any rank wrote in this call, wherever it lies."""
+        self._unsettled = False
         if self.readable:
             self.session.settle()
 
@@ -387,8 +453,14 @@ class CollectiveFile:
         reach = int(summaries["hi"][busy].max(initial=0))
         self.session.size = max(self.session.size, reach, int(summaries["size"].max()))
 
-    def write(self, access: Access, data: Bytes, width: int) -> None:
-        """Independent. Write on this rank alone. An I/O error is raised here, and on all ranks at the next collective call."""
+    def write(self, access: Access, data: Bytes, width: int, *, deferred: bool = False) -> None:
+        """Independent. Write on this rank alone. An I/O error is raised here, and on all ranks at the next collective call.
+
+        Parameters
+        ----------
+        deferred : bool
+            Return at once: the backlog writes, and an I/O error comes out of it. The data stays untouched until then.
+        """
         self.check()
         try:
             self._refuse_write()
@@ -401,16 +473,23 @@ class CollectiveFile:
         try:
             with self._lock:
                 self._wrote_alone = self.channel.size > 1
-                if access.single:
-                    self.session.write(access.lo, data, width)
-                else:
-                    for start, stop in _portions(access):
-                        offsets, lengths = access.slice(start, stop)
-                        places = start + np.cumsum(lengths) - lengths
-                        self.session.write_extents(offsets, data, places, lengths, width)
+                if deferred:
+                    self.backlog.put(partial(self._write_alone, access, data, width))
+                    return
+                self.backlog.drain()
+                self._write_alone(access, data, width)
         except Exception as error:
             self._remembered = self._remembered or error
             raise located(error, self.rank, self.host) from error
+
+    def _write_alone(self, access: Access, data: Bytes, width: int) -> None:
+        if access.single:
+            self.session.write(access.lo, data, width)
+            return
+        for start, stop in _portions(access):
+            offsets, lengths = access.slice(start, stop)
+            places = start + np.cumsum(lengths) - lengths
+            self.session.write_extents(offsets, data, places, lengths, width)
 
     # --- reading ---
 
@@ -429,7 +508,7 @@ class CollectiveFile:
         try:
             self._refuse_read()
             access, out = prepare()
-            count = access.readable(self.session.size)
+            count = access.readable(self.size)
             access = access.head(count)
         except BaseException as caught:
             error = caught
@@ -487,7 +566,7 @@ class CollectiveFile:
         try:
             self._refuse_read()
             with self._lock:
-                count = access.readable(self.session.size)
+                count = access.readable(self.size)
                 self._read(access.head(count), out)
         except Exception as error:
             raise located(error, self.rank, self.host) from error
@@ -525,15 +604,32 @@ class CollectiveFile:
             if size < present:
                 self._settle()
 
-    def agree_on(self, operation: Operation, prepare: Callable[[], None]) -> None:
-        """Collective. Do something local on every rank; an error on one is raised on all."""
+    def agree_on(self, operation: Operation, prepare: Callable[[], Any], **values: int) -> Summaries:
+        """Collective. Do something local on every rank; an error on one is raised on all.
+
+        Parameters
+        ----------
+        values : int
+            Fields of the summary that every rank gets of every rank.
+        """
         self.check()
         error: BaseException | None = None
         try:
             prepare()
         except BaseException as caught:
             error = caught
-        self._enter(operation, error)
+        return self._enter(operation, error, Flag.none, **values)
+
+    def first_does(self, work: Callable[[], int]) -> int:
+        """Collective. Do something on the first rank, inside a call; return its result on all. An error is raised on all, and loses no data."""
+        error: BaseException | None = None
+        result = 0
+        if self.rank == 0:
+            try:
+                result = work()
+            except BaseException as caught:
+                error = caught
+        return int(self._agree(Operation.finish, error, Flag.none, lo=result)["lo"][0])
 
     def set_hints(self, change: Callable[[Hints], Hints]) -> None:
         """Collective. Change the hints, alike on all ranks; an error on one rank is raised on all, and none changes."""
@@ -573,15 +669,17 @@ class CollectiveFile:
         A broken or ended file is discarded, and its error raised again. A closed file stays closed; in a forked child
         nothing happens.
         """
-        if self.closed or os.getpid() != self._pid:
+        if self.closed or os.getpid() != self.pid:
             return
         if self._ended is not None:
             error = self._ended
             self.leave(None)
             raise error
-        agreement = self._begin(Operation.close, self._broken, Flag.none)
+        agreement = self._begin(Operation.close, self._drained(self._broken), Flag.none)
         if agreement.error is not None:
-            if agreement.leaving:
+            if isinstance(agreement.error, SplitError):  # it can be ended, and closed then
+                pass
+            elif agreement.leaving:
                 self.leave(None)
             elif agreement.matched:
                 self._discard()
@@ -605,7 +703,7 @@ class CollectiveFile:
 
         Returns when all ranks are here. The error itself is not raised here.
         """
-        if self.closed or os.getpid() != self._pid:
+        if self.closed or os.getpid() != self.pid:
             return
         flags = Flag.leaving if error is not None else Flag.none
         while True:
@@ -620,6 +718,7 @@ class CollectiveFile:
         self._discard()
 
     def _discard(self) -> None:
+        self.backlog.finish()
         try:
             if self.writable:
                 self.session.discard()
@@ -627,18 +726,24 @@ class CollectiveFile:
             self._end()
 
     def _end(self) -> None:
+        self.backlog.finish()
         self.closed = True
         self.session.close()
 
     def forget(self) -> None:
         """Independent. Give up an object that is collected unclosed: nothing is published, whatever the others do."""
-        if self.closed or os.getpid() != self._pid:
+        if self.closed or os.getpid() != self.pid:
             return
+        self.backlog.finish()
         self.session.team = SERIAL
         with contextlib.suppress(Exception):
             if self.writable:
                 self.session.discard()
         self._end()
+
+
+def _now(call: Callable[[], object]) -> None:
+    call()
 
 
 def _portions(access: Access) -> list[tuple[int, int]]:

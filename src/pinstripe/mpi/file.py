@@ -1,31 +1,34 @@
 """File: MPI.File by name, argument, constant and meaning, over files of a store.
 
-What is here: opening and closing, sizes, views, explicit offsets and individual pointers, collective and not, Sync, Info.
-Every method says whether it is collective; an error of a collective call is raised on all ranks. Positions and offsets
-count elementary types of the view.
+What is here: opening and closing, sizes, views, explicit offsets and individual pointers, Sync, Info. The other families of
+calls stand in `nonblocking`, `shared_calls`, `split` and `error_calls`; what all have in common, in `calls`. Every method
+says whether it is collective; an error of a collective call is raised on all ranks. Positions and offsets count
+elementary types of the view.
 """
 
 from __future__ import annotations
 
 import os
 import warnings
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-import numpy as np
-import numpy.typing as npt
 from mpi4py import MPI
 
 from ..errors import ArgumentError
+from ..kernels import crc64
 from ..store.namespace import remove
 from .agree import Operation, agree
 from .channel import Channel
-from .collective import CollectiveFile, Prepared
-from .extents import Access
+from .collective import CollectiveFile, SplitError
+from .error_calls import ErrorCalls, answering
 from .hints import Hints
-from .memory import Memory, memory_of
+from .nonblocking import NonblockingCalls
+from .pointer import SharedPointer
 from .rank_error import MPIError, located
 from .report import Report, gather_report
+from .split import SplitCalls
 from .view import View
 
 __all__ = ["File"]
@@ -34,7 +37,8 @@ _ACCESS = MPI.MODE_RDONLY | MPI.MODE_WRONLY | MPI.MODE_RDWR
 _OVERLAP = "higher"  # undefined in MPI; like others, we let a rank win: the higher one, always
 
 
-class File:
+@answering
+class File(NonblockingCalls, SplitCalls, ErrorCalls):
     """A file of a store, with the methods of `mpi4py.MPI.File`.
 
     ``File.Open`` makes one; ``File()`` is a null file, equal to `MPI.FILE_NULL`. `Sync` and `Close` publish a generation:
@@ -43,20 +47,15 @@ class File:
     """
 
     def __init__(self, file: File | None = None) -> None:
-        if file is not None:
+        if file is not None and file != MPI.FILE_NULL:
             raise ArgumentError("an open file has one object: pass that on")
-        self._shared: CollectiveFile | None = None
-        self._view = View()
+        super().__init__()
         self._datatypes: tuple[MPI.Datatype, MPI.Datatype] = (MPI.BYTE, MPI.BYTE)
         self._owns_datatypes = False
-        self._position = 0
         self._amode = 0
         self._group = MPI.GROUP_NULL
 
     # --- what it is ---
-
-    def __bool__(self) -> bool:
-        return self._shared is not None
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, File):
@@ -85,11 +84,18 @@ class File:
         if self._shared is None:
             return
         if error is None:
-            self.Close()
+            try:
+                self.Close()
+            except SplitError as pending:
+                self._leave(pending)
+                raise
         else:
-            shared, self._shared = self._shared, None
-            shared.leave(error)
-            self._release()
+            self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        shared, self._shared = self._open(), None
+        shared.leave(error)
+        self._release()
 
     def __del__(self) -> None:
         shared = getattr(self, "_shared", None)
@@ -100,11 +106,8 @@ class File:
                 f"{shared.session.path} was not closed: what was written is discarded", ResourceWarning, stacklevel=2
             )
         shared.forget()
-
-    def _open(self) -> CollectiveFile:
-        if self._shared is None:
-            raise located(MPIError("the file is null", MPI.ERR_FILE), 0, MPI.Get_processor_name())
-        return self._shared
+        if self._pointer is not None:
+            self._pointer.close(remove=False)
 
     # --- opening, closing, deleting ---
 
@@ -150,6 +153,8 @@ class File:
         file._shared, file._amode, file._group = shared, amode, comm.Get_group()
         if amode & MPI.MODE_APPEND:
             file._position = shared.size
+        pointer_file = shared.session.shared_file("pointer") if shared.channel.size > 1 else None
+        file._pointer = SharedPointer(pointer_file, file._position)
         return file
 
     def Close(self) -> None:
@@ -184,6 +189,8 @@ class File:
             self.Close()
 
     def _release(self) -> None:
+        if self._pointer is not None:
+            self._pointer.close(remove=True)
         if self._group != MPI.GROUP_NULL:
             self._group.Free()
         self._free_datatypes()
@@ -271,7 +278,8 @@ class File:
         datarep: str = "native",
         info: MPI.Info = MPI.INFO_NULL,
     ) -> None:
-        """Collective. Set this rank's view and its position to 0. An error on one rank is raised on all, and no view changes.
+        """Collective. Set this rank's view, its position and the shared pointer to 0. An error on one rank is raised on all, and no view
+        changes.
 
         Parameters
         ----------
@@ -283,25 +291,34 @@ class File:
             Repeated from `disp` on; `etype` if None.
         datarep : str
             ``native``, and no other.
+        info : MPI.Info
+            As for `Set_info`.
         """
         filetype = etype if filetype is None else filetype
         made: list[View] = []
+        shared = self._open()
+        hints = shared.hints
 
         def prepare() -> None:
             if datarep != "native":
                 raise MPIError(f"datarep={datarep!r}: only 'native' is supported", MPI.ERR_UNSUPPORTED_DATAREP)
             if etype == MPI.DATATYPE_NULL or filetype == MPI.DATATYPE_NULL:
                 raise MPIError("the datatype is null", MPI.ERR_TYPE)
-            made.append(View.of(int(disp), etype, filetype, writable=self._open().writable))
+            made.append(View.of(int(disp), etype, filetype, writable=shared.writable))
 
-        self._open().agree_on(Operation.set_view, prepare)
+        try:
+            hints = shared.hints.changed(info)
+        except ArgumentError as error:
+            shared.agree_on(Operation.set_view, partial(_raise, error))
+        shared.agree_on(Operation.set_view, prepare, same=crc64(repr(hints).encode()) >> 1)
+        shared.hints = hints
         self._free_datatypes()
         self._view, self._position = made[0], 0
+        if self._pointer is not None:
+            self._pointer.reset()
         # The caller may free his datatypes; named ones cannot be freed and are not copied.
         self._datatypes = _kept(etype), _kept(filetype)
         self._owns_datatypes = True
-        if info != MPI.INFO_NULL:
-            self.Set_info(info)
 
     def Get_view(self) -> tuple[int, MPI.Datatype, MPI.Datatype, str]:
         """Independent. Return displacement, elementary type, file type and data representation; the caller frees derived types."""
@@ -348,10 +365,6 @@ class File:
             raise self._wrong(f"offset={offset}: must be 0 or more")
         return self._view.byte_offset(offset)
 
-    def _wrong(self, text: str) -> Exception:
-        shared = self._open()
-        return located(ArgumentError(text), shared.rank, shared.host)
-
     # --- explicit offsets ---
 
     def Read_at(self, offset: int, buf: Any, status: MPI.Status | None = None) -> None:
@@ -388,10 +401,7 @@ class File:
         """Collective. Write at each rank's position and move it. An error on one rank is raised on all, and nothing more is published."""
         self._position += self._etypes(self._write_together(Operation.write_all, self._position, buf, status))
 
-    def _etypes(self, nbytes: int) -> int:
-        return -(-nbytes // self._view.etype_bytes)
-
-    # --- sync and report ---
+    # --- sync, atomicity, report ---
 
     def Sync(self) -> None:
         """Collective. Publish what all ranks wrote as a new generation; nothing when nothing changed.
@@ -400,74 +410,39 @@ class File:
         """
         self._open().sync()
 
+    def Set_atomicity(self, flag: bool) -> None:
+        """Collective. False, the default, is all that there is: True is refused on all ranks, with ``MPI.ERR_UNSUPPORTED_OPERATION``."""
+
+        def prepare() -> None:
+            if flag:
+                raise MPIError(
+                    "atomic mode is not supported: what one rank wrote, others read after a collective call in which both took part",
+                    MPI.ERR_UNSUPPORTED_OPERATION,
+                )
+
+        self._open().agree_on(Operation.set_atomicity, prepare, same=int(bool(flag)))
+
+    def Get_atomicity(self) -> bool:
+        """Independent. Return whether the file is in atomic mode: never."""
+        self._open().check()
+        return False
+
+    @property
+    def atomicity(self) -> bool:
+        """Independent. Whether the file is in atomic mode; to assign it is collective, as `Set_atomicity`."""
+        return self.Get_atomicity()
+
+    @atomicity.setter
+    def atomicity(self, flag: bool) -> None:
+        self.Set_atomicity(flag)
+
     def report(self) -> Report:
         """Collective. Tell what was decided and what each stage cost. An error on one rank is raised on all."""
         return gather_report(self._open())
 
-    # --- the four kinds of access ---
 
-    def _access(self, offset: int, memory: Memory) -> Access:
-        if offset < 0:
-            raise ArgumentError(f"offset={offset}: must be 0 or more")
-        if memory.nbytes % self._view.etype_bytes:
-            raise MPIError(
-                f"{memory.nbytes} bytes are no whole elementary types of {self._view.etype_bytes} bytes", MPI.ERR_TYPE
-            )
-        return self._view.access(int(offset), memory.nbytes)
-
-    def _write_together(self, operation: Operation, offset: int, buf: Any, status: MPI.Status | None) -> int:
-        nbytes: list[int] = []
-
-        def prepare() -> Prepared:
-            memory = memory_of(buf, write=False)
-            nbytes.append(memory.nbytes)
-            return self._access(offset, memory), memory.packed(), memory.width
-
-        self._open().write_all(operation, prepare)
-        return _told(status, nbytes[0])
-
-    def _write_alone(self, offset: int, buf: Any, status: MPI.Status | None) -> int:
-        shared = self._open()
-        shared.check()
-        try:
-            memory = memory_of(buf, write=False)
-            access, data = self._access(offset, memory), memory.packed()
-        except Exception as error:
-            raise located(error, shared.rank, shared.host) from error
-        shared.write(access, data, memory.width)
-        return _told(status, memory.nbytes)
-
-    def _read_together(self, operation: Operation, offset: int, buf: Any, status: MPI.Status | None) -> int:
-        landings: list[tuple[Memory, npt.NDArray[np.uint8]]] = []
-
-        def prepare() -> tuple[Access, npt.NDArray[np.uint8]]:
-            memory = memory_of(buf, write=True)
-            landings.append((memory, memory.landing()))
-            return self._access(offset, memory), landings[0][1]
-
-        count = self._open().read_all(operation, prepare)
-        memory, landing = landings[0]
-        memory.unpack(landing, count)
-        return _told(status, count)
-
-    def _read_alone(self, offset: int, buf: Any, status: MPI.Status | None) -> int:
-        shared = self._open()
-        shared.check()
-        try:
-            memory = memory_of(buf, write=True)
-            access, landing = self._access(offset, memory), memory.landing()
-        except Exception as error:
-            raise located(error, shared.rank, shared.host) from error
-        count = shared.read(access, landing)
-        memory.unpack(landing, count)
-        return _told(status, count)
-
-
-def _told(status: MPI.Status | None, nbytes: int) -> int:
-    if status is not None:
-        status.Set_elements(MPI.BYTE, nbytes)
-        status.Set_cancelled(False)
-    return nbytes
+def _raise(error: Exception) -> NoReturn:
+    raise error
 
 
 def _kept(datatype: MPI.Datatype) -> MPI.Datatype:

@@ -29,6 +29,8 @@ class RankCost:
         Written, before and after compression.
     exchange_bytes, messages : int
         Sent to other ranks.
+    put_bytes : int
+        Of `exchange_bytes`, those that went straight from one rank's memory to another's, on one host.
     read_bytes : int
         Read from frames, decoded.
     stripes_in_place, stripes_assembled : int
@@ -48,6 +50,7 @@ class RankCost:
     stored_bytes: int = 0
     exchange_bytes: int = 0
     messages: int = 0
+    put_bytes: int = 0
     read_bytes: int = 0
     stripes_in_place: int = 0
     stripes_assembled: int = 0
@@ -168,6 +171,7 @@ def gather_report(file: CollectiveFile) -> Report:
 
 
 def _counted(file: CollectiveFile) -> dict[str, Any]:
+    file.backlog.drain()
     session, stages = file.session, file.stages
     counters = session.totals()
     cost = RankCost(
@@ -178,6 +182,7 @@ def _counted(file: CollectiveFile) -> dict[str, Any]:
         stored_bytes=counters.stored_bytes,
         exchange_bytes=stages.exchange_bytes,
         messages=stages.messages,
+        put_bytes=stages.put_bytes,
         read_bytes=counters.read_bytes,
         stripes_in_place=stages.stripes_in_place,
         stripes_assembled=stages.stripes_assembled,
