@@ -98,7 +98,14 @@ def open_session(
     if team.size == 1:
         assert session is not None
         return session
-    return _share(session, mode, team, options)
+    shared = _share(session, mode, team, options)
+    try:
+        shared.spread_inline()
+    except BaseException:  # the same on all ranks
+        shared.discard()
+        shared.close()
+        raise
+    return shared
 
 
 def _share(session: Session | None, mode: str, team: Team, options: Options) -> Session:

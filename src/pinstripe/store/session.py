@@ -104,6 +104,7 @@ class Session(Draft):
             ranks=team.size,
             writable=mode != "r",
         )
+        self._first_change = 0
         self._begin_on(base)
 
     def _begin_on(self, base: Generation) -> None:
@@ -182,6 +183,24 @@ class Session(Draft):
 
     # --- collective --------------------------------------------------------------------------------------------------
 
+    def spread_inline(self) -> None:
+        """Collective. Before any of several ranks writes over an inline file: the first brings its data into the transaction, the others learn
+        of it. Each rank for itself would put the old bytes over what another wrote meanwhile. By itself this is no change to publish."""
+        if self.team.size == 1 or not self.writable or not self._inline_pending:
+            return
+        if self.team.rank == 0:
+            self._together(self._write_inline)
+        else:
+            self._inline_pending = False
+            self._together(_nothing)
+        self._tell_all()
+        self.sequence += 1
+        self._first_change = self.sequence
+
+    def _write_inline(self) -> None:
+        self._load_inline()
+        self.flush()
+
     def settle(self, *, everything: bool = True) -> None:
         """Collective. Make every rank know what the others wrote in this transaction.
 
@@ -197,13 +216,17 @@ class Session(Draft):
         if not everything:
             return
         self._together(self.flush)
+        self._tell_all()
+        sizes = self.team.allgather(np.array([self._size], np.int64))
+        self._size = int(np.concatenate(sizes).max())
+
+    def _tell_all(self) -> None:
+        """Tell all ranks the changes that they were not told of."""
         told = self.team.allgather(self._tell(np.concatenate(self._untold) if self._untold else np.zeros(0, CHANGE)))
         self._untold = []
         for rank, array in enumerate(told):
             if rank != self.team.rank:
                 self._learn(array)
-        sizes = self.team.allgather(np.array([self._size], np.int64))
-        self._size = int(np.concatenate(sizes).max())
 
     def _settle_held(self) -> None:
         self._together(self._unspill_all)
@@ -340,7 +363,9 @@ class Session(Draft):
         own[self._slots] = np.arange(1, len(self._slots) + 1)
         changes["record"]["segment"] = own[changes["record"]["segment"]]
         flags = _TRUNCATED * self._truncated | _CHANGED * (
-            self.index.changed or self._size != self.size_at_base or self._truncated
+            bool((changes["sequence"] >= self._first_change).any())
+            or self._size != self.size_at_base
+            or self._truncated
         )
         scope = np.array([(self._size, self.index.cut, flags)], _SCOPE)
         if self._writer is not None:
@@ -521,6 +546,8 @@ class Session(Draft):
                 self.file_id, self.layout, head, path, self.base.inline if not head else None
             )
         self._begin_on(self.base)
+        if not final:
+            self.spread_inline()
 
     def _publish_inline(self, final: bool) -> bool:
         """A small new file in one step; False = it is not small, or not the owner's alone."""
@@ -664,6 +691,10 @@ def _id_at(path: str) -> bytes | None:
         return read_inode(path)[0].file_id
     except (Error, OSError):
         return None
+
+
+def _nothing() -> None:
+    pass
 
 
 def _cannot_recover(slot: int) -> None:
