@@ -172,19 +172,6 @@ def test_a_fatal_error_handler_ends_the_job_with_the_message(ranks: Any, store: 
     assert "error handler ends the job" in error
 
 
-def test_atomic_mode_is_off_and_refused(ranks: Any, store: Path) -> None:
-    with File.Open(ranks.comm, store / "f", CREATE) as file:
-        assert file.atomicity is file.Get_atomicity() is False
-        file.Set_atomicity(False)
-        with pytest.raises(MPIError) as caught:
-            file.atomicity = True
-        assert caught.value.Get_error_class() == MPI.ERR_UNSUPPORTED_OPERATION
-        if ranks.size > 1:
-            with pytest.raises(MPIError):
-                file.Set_atomicity(ranks.rank == 0)
-        assert file.atomicity is False
-
-
 def test_a_view_takes_hints_alike_on_all_ranks(ranks: Any, store: Path) -> None:
     with File.Open(ranks.comm, store / "f", CREATE) as file:
         file.Set_view(0, MPI.INT, info=MPI.Info.Create({"romio_cb_read": "enable", "pinstripe_overlap": "error"}))

@@ -32,6 +32,7 @@ from ..store.opening import open_session
 from ..store.session import Session
 from ..store.team import SERIAL
 from .agree import Agreement, Flag, Operation, Summaries, agree, announce
+from .atomic import AtomicLog, why_not_atomic
 from .backlog import Backlog
 from .channel import Channel
 from .deferred import Deferred
@@ -79,6 +80,8 @@ class CollectiveFile:
         The process that opened it.
     backlog : Backlog
         What nonblocking calls still have to write.
+    atomic : bool
+        Whether atomic mode is on; the same on all ranks.
     split : str
         Name of the split collective call that was begun and not ended; empty = none. The same on all ranks.
     """
@@ -99,6 +102,8 @@ class CollectiveFile:
         self._wrote_alone = False
         self._unsettled = False  # a nonblocking write was not told to the other ranks; the same on all ranks
         self.backlog = Backlog(_BATCHES_HELD * hints.options.batch_bytes)
+        self.atomic = False
+        self._log: AtomicLog | None = None  # of atomic mode, where other ranks may write
         self.split = ""
         channel.register(serial, self)
 
@@ -201,6 +206,19 @@ class CollectiveFile:
         self.backlog.drain()
         return self.session.size
 
+    def newest_size(self) -> int:
+        """Independent. Return the size as `size`; in atomic mode what other ranks wrote counts. An error is raised here only."""
+        self.check()
+        try:
+            with self._lock, self._reading():
+                return self.size
+        except Exception as error:
+            raise located(error, self.rank, self.host) from error
+
+    def _reading(self) -> contextlib.AbstractContextManager[None]:
+        """In atomic mode: within, nobody writes, and all that was written is known here."""
+        return self._log.reading() if self._log is not None else contextlib.nullcontext()
+
     def _enter(
         self, operation: Operation, error: BaseException | None = None, flags: Flag = Flag.none, **values: int
     ) -> Summaries:
@@ -213,7 +231,18 @@ class CollectiveFile:
         if self._unsettled:
             with self._losing():
                 self._settle()
+        if self._log is not None:
+            self._catch_up(self._log.catch_up)
         return agreement.summaries
+
+    def _catch_up(self, work: Callable[[], object]) -> None:
+        """Collective. Do something with the log; to fail at it loses data."""
+        failure: BaseException | None = None
+        try:
+            work()
+        except BaseException as caught:
+            failure = caught
+        self._finish(failure)
 
     def _drained(self, error: BaseException | None) -> BaseException | None:
         """Wait for the backlog; an interrupt meanwhile is an error of the call that waits."""
@@ -305,6 +334,7 @@ class CollectiveFile:
                 raise ArgumentError("the extents of a write must be in file order and must not overlap each other")
         except BaseException as caught:
             error = caught
+        deferred = deferred and not self.atomic
         begin = self._begin_deferred if deferred else self._enter
         summaries = begin(
             operation,
@@ -444,7 +474,7 @@ class CollectiveFile:
     def _settle(self) -> None:
         """Collective. Where the file can be read, let every rank read what any rank wrote in this call, wherever it lies."""
         self._unsettled = False
-        if self.readable:
+        if self.readable or self._log is not None:
             self.session.settle()
 
     def _grow(self, summaries: Summaries) -> None:
@@ -472,6 +502,9 @@ class CollectiveFile:
             return
         try:
             with self._lock:
+                if self._log is not None:
+                    self._log.write(partial(self._write_alone, access, data, width))
+                    return
                 self._wrote_alone = self.channel.size > 1
                 if deferred:
                     self.backlog.put(partial(self._write_alone, access, data, width))
@@ -502,6 +535,8 @@ class CollectiveFile:
             Bytes read on this rank; less than asked at the end of the file.
         """
         self.check()
+        if self._log is not None:
+            self._enter(operation)  # how much can be read is asked below, and must be what all ranks then read
         access, out = _NO_ACCESS, _NO_BYTES
         count = 0
         error: BaseException | None = None
@@ -565,7 +600,7 @@ class CollectiveFile:
         self.check()
         try:
             self._refuse_read()
-            with self._lock:
+            with self._lock, self._reading():
                 count = access.readable(self.size)
                 self._read(access.head(count), out)
         except Exception as error:
@@ -631,6 +666,36 @@ class CollectiveFile:
                 error = caught
         return int(self._agree(Operation.finish, error, Flag.none, lo=result)["lo"][0])
 
+    def set_atomic(self, flag: bool) -> None:
+        """Collective. Turn atomic mode on or off, alike on all ranks; an error on one rank is raised on all, and nothing changes."""
+        self.check()
+        error: BaseException | None = None
+        text = (
+            why_not_atomic(self.session, self.channel.hosts) if flag and self.channel.size > 1 and self.writable else ""
+        )
+        if text:
+            error = MPIError(text, MPI.ERR_UNSUPPORTED_OPERATION)
+        summaries = self._enter(Operation.set_atomicity, error, same=int(flag))
+        if flag == self.atomic:
+            return
+        if self._log is not None:
+            self._log.close(remove=True)
+            self._log = None
+        elif flag and self.channel.size > 1 and self.writable:
+            log = AtomicLog(self.session)
+            failure: BaseException | None = None
+            try:
+                log.catch_up()
+            except BaseException as caught:
+                failure = caught
+            self._agree(Operation.finish, failure, Flag.none)
+            with self._losing():
+                self._deliver_leftovers(summaries)
+                self._grow(summaries)
+                self.session.settle()
+            self._log = log
+        self.atomic = flag
+
     def set_hints(self, change: Callable[[Hints], Hints]) -> None:
         """Collective. Change the hints, alike on all ranks; an error on one rank is raised on all, and none changes."""
         self.check()
@@ -661,6 +726,8 @@ class CollectiveFile:
         with self._losing():
             self._deliver_leftovers(summaries)
             self._grow(summaries)
+            if self._log is not None:
+                self._catch_up(partial(self._log.empty, first=self.rank == 0))
             return self.session.publish()
 
     def close(self) -> None:
@@ -725,8 +792,10 @@ class CollectiveFile:
         finally:
             self._end()
 
-    def _end(self) -> None:
+    def _end(self, *, together: bool = True) -> None:
         self.backlog.finish()
+        if self._log is not None:
+            self._log.close(remove=together)
         self.closed = True
         self.session.close()
 
@@ -739,7 +808,7 @@ class CollectiveFile:
         with contextlib.suppress(Exception):
             if self.writable:
                 self.session.discard()
-        self._end()
+        self._end(together=False)
 
 
 def _now(call: Callable[[], object]) -> None:

@@ -207,9 +207,7 @@ class File(NonblockingCalls, SplitCalls, ErrorCalls):
 
     def Get_size(self) -> int:
         """Independent. Return the size in bytes: what other ranks wrote alone since the last collective call does not count yet."""
-        shared = self._open()
-        shared.check()
-        return shared.size
+        return self._open().newest_size()
 
     def Get_amode(self) -> int:
         """Independent. Return the mode it was opened with."""
@@ -346,7 +344,7 @@ class File(NonblockingCalls, SplitCalls, ErrorCalls):
         elif whence == MPI.SEEK_CUR:
             position = self._position + offset
         elif whence == MPI.SEEK_END:
-            position = self._view.etypes_below(shared.size) + offset
+            position = self._view.etypes_below(shared.newest_size()) + offset
         else:
             raise self._wrong(f"whence={whence}: one of SEEK_SET, SEEK_CUR, SEEK_END")
         if position < 0:
@@ -411,21 +409,15 @@ class File(NonblockingCalls, SplitCalls, ErrorCalls):
         self._open().sync()
 
     def Set_atomicity(self, flag: bool) -> None:
-        """Collective. False, the default, is all that there is: True is refused on all ranks, with ``MPI.ERR_UNSUPPORTED_OPERATION``."""
-
-        def prepare() -> None:
-            if flag:
-                raise MPIError(
-                    "atomic mode is not supported: what one rank wrote, others read after a collective call in which both took part",
-                    MPI.ERR_UNSUPPORTED_OPERATION,
-                )
-
-        self._open().agree_on(Operation.set_atomicity, prepare, same=int(bool(flag)))
+        """Collective. Turn atomic mode on or off: in it, what one rank's independent write brought is there for every read that starts later,
+        on any rank; slowly. Refused on all ranks with ``MPI.ERR_UNSUPPORTED_OPERATION`` where a target has not scope ``shared``."""
+        self._open().set_atomic(bool(flag))
 
     def Get_atomicity(self) -> bool:
-        """Independent. Return whether the file is in atomic mode: never."""
-        self._open().check()
-        return False
+        """Independent. Return whether the file is in atomic mode."""
+        shared = self._open()
+        shared.check()
+        return shared.atomic
 
     @property
     def atomicity(self) -> bool:

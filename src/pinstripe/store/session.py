@@ -42,11 +42,11 @@ from .team import Team
 from .transaction import Transaction
 from .writer import FrameWriter, WriteCounters
 
-__all__ = ["Counters", "MovedError", "Session", "base_of", "register"]
+__all__ = ["TOLD", "Counters", "MovedError", "Session", "base_of", "register"]
 
 logger = logging.getLogger("pinstripe")
 
-_TOLD = np.dtype([("change", CHANGE), ("segment", SEGMENT_ENTRY)])
+TOLD = np.dtype([("change", CHANGE), ("segment", SEGMENT_ENTRY)])
 """A change as one rank tells it to the others: with the segment that its record names."""
 
 _SCOPE = np.dtype([("size", "<i8"), ("cut", "<u8"), ("flags", "<u8")])
@@ -148,7 +148,7 @@ class Session(Draft):
         )
 
     def _make_writer(self, stream: int) -> FrameWriter:
-        usable = self._usable_targets()
+        usable = self.usable_targets()
         first = int.from_bytes(self.file_id[:4], "little")
         chosen = striped_targets(len(usable), self.layout.stripe_count, first)
         mine = spread(chosen, self.team.rank, self.team.size, self.options.max_segments)
@@ -168,7 +168,8 @@ class Session(Draft):
             make_room=self._make_room,
         )
 
-    def _usable_targets(self) -> list[Target]:
+    def usable_targets(self) -> list[Target]:
+        """Independent. The targets that new frames of this file may go to."""
         states = {entry.id: entry.state for entry in self.store.superblock.targets}
         active = [t for t in self.store.targets if states.get(t.id) != "drain"]
         return [t for t in active if self.layout.pool is None or t.pool == self.layout.pool]
@@ -222,11 +223,20 @@ class Session(Draft):
 
     def _tell_all(self) -> None:
         """Tell all ranks the changes that they were not told of."""
-        told = self.team.allgather(self._tell(np.concatenate(self._untold) if self._untold else np.zeros(0, CHANGE)))
-        self._untold = []
+        told = self.team.allgather(self._new())
         for rank, array in enumerate(told):
             if rank != self.team.rank:
-                self._learn(array)
+                self.learn(array)
+
+    def tell(self) -> Array:
+        """Independent. Write the partial stripes; return what the others have to `learn` of all changes that they were not told of (`TOLD`)."""
+        self.flush()
+        return self._new()
+
+    def _new(self) -> Array:
+        changes = np.concatenate(self._untold) if self._untold else np.zeros(0, CHANGE)
+        self._untold = []
+        return self._tell(changes)
 
     def _settle_held(self) -> None:
         self._together(self._unspill_all)
@@ -238,20 +248,21 @@ class Session(Draft):
         told = self.team.allgather(self._tell(mine[mine["foreign"] == 0]))
         for rank, array in enumerate(told):
             if rank != self.team.rank:
-                self._learn(array[np.isin(array["change"]["stripe"], self.cache.numbers())])
+                self.learn(array[np.isin(array["change"]["stripe"], self.cache.numbers())])
         for change in self.index.found(self.cache.numbers()):
             stripe, sequence = int(change["stripe"]), int(change["sequence"])
             if change["foreign"] and not self.cache[stripe].drop_until(sequence - 1):
                 self.cache.pop(stripe)
 
     def _tell(self, changes: Array) -> Array:
-        out = np.zeros(len(changes), _TOLD)
+        out = np.zeros(len(changes), TOLD)
         out["change"] = changes
         if len(changes):
             out["segment"] = self.index.segments[changes["record"]["segment"].astype(np.int64) - 1]
         return out
 
-    def _learn(self, told: Array) -> None:
+    def learn(self, told: Array) -> None:
+        """Independent. Know what another rank told, over what was known before; this rank will not publish it."""
         if not len(told):
             return
         changes = told["change"].copy()

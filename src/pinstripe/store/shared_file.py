@@ -72,11 +72,10 @@ class SharedFile:
         """
         with self._lock:
             fd = self._open()
+            if not os.fstat(fd).st_size:
+                self._begin(fd)
             self._set_lock(fd, fcntl.F_WRLCK if alone else fcntl.F_RDLCK)
             try:
-                if not os.fstat(fd).st_size:
-                    self._set_lock(fd, fcntl.F_WRLCK)
-                    self._begin(fd)
                 yield fd
             finally:
                 self._set_lock(fd, fcntl.F_UNLCK)
@@ -112,11 +111,15 @@ class SharedFile:
             ) from error
 
     def _begin(self, fd: int) -> None:
-        if os.fstat(fd).st_size:  # another was first
-            return
-        os.pwrite(fd, this_writer().encode(), 0)
-        self._made = True
-        heartbeat.add(self.path)
+        # Not under a lock that others may hold to read: two that both wait to write would wait for ever.
+        self._set_lock(fd, fcntl.F_WRLCK)
+        try:
+            if not os.fstat(fd).st_size:  # else another was first
+                os.pwrite(fd, this_writer().encode(), 0)
+                self._made = True
+                heartbeat.add(self.path)
+        finally:
+            self._set_lock(fd, fcntl.F_UNLCK)
 
     def close(self, *, remove: bool) -> None:
         """Give it back. Whoever used it removes its name, when nobody will begin to use it any more."""
