@@ -148,15 +148,17 @@ def test_no_write_over_a_neighbours_bytes_is_lost(ranks: Any, store: Path) -> No
     assert got[count * 5000 :] == b"x" * ranks.size
 
 
-def test_the_later_atomic_write_is_what_is_published(ranks: Any, store: Path) -> None:
+@pytest.mark.parametrize("end", ["off", "Sync", "Close"])
+def test_the_later_atomic_write_is_what_is_published(ranks: Any, store: Path, end: str) -> None:
+    """Also where a rank that wrote the same stripes before has not read the log since."""
     with File.Open(ranks.comm, store / "f", CREATE) as file:
         file.Set_atomicity(True)
-        for turn in range(2):
-            for rank in reversed(range(ranks.size)):  # so that the lowest rank is last
-                in_turn(
-                    ranks, rank, lambda rank=rank, turn=turn: file.Write_at(0, bytes([10 * turn + rank]) * 2 * STRIPE)
-                )
-            file.Set_atomicity(turn == 0)
+        for rank in reversed(range(ranks.size)):  # so that the lowest rank is last
+            in_turn(ranks, rank, lambda rank=rank: file.Write_at(0, bytes([10 + rank]) * 2 * STRIPE))
+        if end == "off":
+            file.Set_atomicity(False)
+        elif end == "Sync":
+            file.Sync()
     assert content(store / "f") == bytes([10]) * 2 * STRIPE
 
 
