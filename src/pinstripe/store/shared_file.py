@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import Error, UnsupportedError
 from ..format.manifest import Writer
+from .fresh import is_there
 from .heartbeat import heartbeat
 from .writer_identity import is_alive, this_writer
 
@@ -30,6 +31,7 @@ __all__ = ["SHARED_HEAD_BYTES", "SharedFile", "collect_shared", "is_shared_file"
 SHARED_HEAD_BYTES = 1024
 """Who made the file, as a transaction's header says it. Its users' bytes follow."""
 
+_SEEN = ".seen"
 _NAME = re.compile(r"(?:[0-9a-f]{32}\.)?[0-9a-f]{32}\.(?:pointer|atomic)")
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTSUP)
 
@@ -136,22 +138,22 @@ class SharedFile:
 
 
 def is_shared_file(name: str) -> bool:
-    """Tell whether a name in ``files/aa`` or below is such a file's."""
-    return _NAME.fullmatch(name) is not None
+    """Tell whether a name in ``files/aa`` or below is such a file's, or says what a collector saw of it."""
+    return _NAME.fullmatch(name.removesuffix(_SEEN)) is not None
 
 
 def collect_shared(path: str) -> bool:
     """Remove such a file, if who made it is dead; return whether it went. Unsure means it stays."""
+    path = path.removesuffix(_SEEN)
+    writer: Writer | None = None
     try:
         with open(path, "rb") as file:
-            writer: Writer | None = Writer.decode(file.read(SHARED_HEAD_BYTES))
-    except FileNotFoundError:
+            writer = Writer.decode(file.read(SHARED_HEAD_BYTES))
+    except (Error, OSError):  # gone, or it proves nothing
+        pass
+    if is_there(path) and is_alive(writer, path):
         return False
-    except (Error, OSError):
-        writer = None
-    if is_alive(writer, path):
-        return False
-    for name in (path, path + ".seen"):
+    for name in (path, path + _SEEN):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
     return True
