@@ -61,6 +61,8 @@ class Options:
         New files up to this size are stored in their inode.
     exchange_write, exchange_read : str
         Whether interleaved pieces travel to the stripes' owners: ``auto`` (the pattern decides), ``always`` or ``never``.
+    shared_memory : str
+        Whether ranks of one host exchange through memory that they share: ``auto`` (where they can) or ``never``.
     """
 
     durability: str = "full"
@@ -75,6 +77,7 @@ class Options:
     inline_bytes: int = 16 << 10
     exchange_write: str = "auto"
     exchange_read: str = "auto"
+    shared_memory: str = "auto"
 
     def __post_init__(self) -> None:
         for name, words in (
@@ -82,6 +85,7 @@ class Options:
             ("overlap", ("error", "higher")),
             ("exchange_write", ("auto", "always", "never")),
             ("exchange_read", ("auto", "always", "never")),
+            ("shared_memory", ("auto", "never")),
         ):
             if getattr(self, name) not in words:
                 raise ArgumentError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(words)}")

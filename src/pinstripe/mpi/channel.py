@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mpi4py import MPI
 
 from .rank_error import MPIError, located
+
+if TYPE_CHECKING:
+    from .slots import Slots
 
 __all__ = ["Channel"]
 
@@ -31,6 +34,10 @@ class Channel:
         Name of each rank's host.
     calls : int
         How many agreements there have been; the same on all ranks.
+    slots : Slots or None
+        Memory shared with the ranks of this host, once an exchange has needed it.
+    cannot_share : bool
+        Whether that was tried and failed; the same on all ranks.
     """
 
     _keyval: int = MPI.KEYVAL_INVALID
@@ -40,6 +47,8 @@ class Channel:
         self.rank, self.size = comm.Get_rank(), comm.Get_size()
         self.hosts = _host_names(comm)
         self.calls = 0
+        self.slots: Slots | None = None
+        self.cannot_share = False
         self._serial = 0
         self._tag = 0
         self._files: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()

@@ -401,6 +401,7 @@ class CollectiveFile:
             overlap or hints.options.overlap,
             hints.options.exchange_write != "always" and overlap is None,
             int(widths[0]) if widths.size == 1 else 0,
+            hints.options.shared_memory != "never",
         )
 
     def _write(self, call: Call, data: Bytes, session: Session | Deferred) -> None:

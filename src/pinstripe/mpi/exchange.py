@@ -13,15 +13,30 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 
 from ..errors import DamageError
 from .agree import Summaries
 from .channel import Channel
 from .extents import Access, Offsets
-from .plan import Ownership, Pieces, route
+from .plan import Ownership, Pieces, cut_rounds, histogram_edges, one_run, route
+from .slots import Slots, slots_of
 from .stages import Stages
 
-__all__ = ["Bytes", "Call", "Failure", "Rule", "Sink", "Source", "Travel", "damaged", "groups", "room"]
+__all__ = [
+    "Bytes",
+    "Call",
+    "Failure",
+    "Rounds",
+    "Rule",
+    "Sink",
+    "Source",
+    "Travel",
+    "damaged",
+    "groups",
+    "room",
+    "rounds_of",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -56,6 +71,8 @@ class Rule:
         Whether a rank that holds a whole stripe writes it itself.
     width : int
         Element width.
+    share_memory : bool
+        Whether ranks of one host may exchange through shared memory.
     """
 
     stripe_bytes: int
@@ -65,6 +82,7 @@ class Rule:
     overlap: str = "error"
     in_place: bool = True
     width: int = 0
+    share_memory: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -134,13 +152,68 @@ def room(nbytes: Any) -> Any:
     return nbytes + -nbytes % 8
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rounds:
+    """How one call is cut into rounds; the same on all ranks but for the memory.
+
+    Attributes
+    ----------
+    cuts : int64 array
+        Round r is stripes ``cuts[r]`` to ``cuts[r + 1]``.
+    even : bool
+        Whether every round is one run of stripes, so that each owner has at most `each` of them, at known places.
+    each, owners, stripe_bytes : int
+    slots : Slots or None
+        Where near ranks put and take bytes; None = everything travels in messages.
+    near : bool array
+        Ranks that share memory with this one; itself not.
+    """
+
+    cuts: Offsets
+    even: bool
+    each: int
+    owners: int
+    stripe_bytes: int
+    slots: Slots | None
+    near: npt.NDArray[np.bool_]
+
+    @property
+    def count(self) -> int:
+        """How many rounds."""
+        return max(0, self.cuts.size - 1)
+
+    def places(self, number: int, pieces: Pieces) -> Offsets:
+        """Return where pieces of an even round belong in their owner's slot."""
+        index = (pieces.stripes - self.cuts[number]) // self.owners
+        return np.asarray(index * self.stripe_bytes + pieces.offsets % self.stripe_bytes, np.int64)
+
+
+def rounds_of(call: Call) -> Rounds:
+    """Collective. Cut the call into rounds; where the data is sparse, its bytes are counted first by one Allreduce."""
+    rule, channel = call.rule, call.channel
+    bins = histogram_edges(*call.spans, rule.stripe_bytes, rule.ownership, rule.batch_bytes)
+    weights = None
+    if bins is not None:
+        weights = np.diff(call.access.below(bins * rule.stripe_bytes))
+        channel.comm.Allreduce(MPI.IN_PLACE, weights)
+    cuts = cut_rounds(*call.spans, rule.stripe_bytes, rule.ownership, rule.batch_bytes, bins, weights)
+    even = bins is None and one_run(*call.spans, rule.stripe_bytes)
+    each = max(1, rule.batch_bytes // rule.stripe_bytes)
+    slots = slots_of(channel, each * rule.stripe_bytes) if even and rule.share_memory and cuts.size > 1 else None
+    near = np.zeros(channel.size, np.bool_)
+    if slots is not None:
+        near[:] = slots.near
+        near[call.rank] = False
+    return Rounds(cuts, even, each, rule.ownership.owners, rule.stripe_bytes, slots, near)
+
+
 _NOTHING = Pieces(*(np.zeros(0, np.int64),) * 4)
 
 
 class Travel:
     """This rank's pieces, round by round, sorted by the rank that they go to.
 
-    A small access is cut once and kept; of a large one only a round exists at a time. `stay` takes from a round's pieces
+    A small access is cut once and kept; of a large one only two rounds exist at a time. `stay` takes from a round's pieces
     those that do not travel; a piece of negative length travels without bytes.
 
     Attributes
@@ -155,10 +228,12 @@ class Travel:
         self._call, self._cuts, self._stay = call, cuts, stay
         rounds = max(0, cuts.size - 1)
         self._all: Pieces | None = None
+        self._kept: dict[int, tuple[Pieces, Offsets, Pieces]] = {}
+        self._keep = 2
         ranks = call.channel.size
         self.counts = np.zeros((ranks, rounds, 2), np.int64)
         if rounds and call.access.extent_count <= _CACHED_EXTENTS:
-            self._all = self._cut(0, rounds)
+            self._all, self._keep = self._cut(0, rounds), rounds
         for number in range(rounds):
             pieces, peers, _ = self.round(number)
             self.counts[:, number, 0] = np.bincount(peers, minlength=ranks)
@@ -169,6 +244,13 @@ class Travel:
 
     def round(self, number: int) -> tuple[Pieces, Offsets, Pieces]:
         """Return the pieces that go to owners (this rank among them), their owners, and the pieces that stay."""
+        if number not in self._kept:
+            while len(self._kept) >= self._keep:
+                del self._kept[next(iter(self._kept))]
+            self._kept[number] = self._make(number)
+        return self._kept[number]
+
+    def _make(self, number: int) -> tuple[Pieces, Offsets, Pieces]:
         if self._all is None:
             pieces = self._cut(number, number + 1)
         else:

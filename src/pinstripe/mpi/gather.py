@@ -1,4 +1,9 @@
-"""Gather: the rounds of a shared read. Each stripe's owner reads and decodes it once and sends every rank its pieces."""
+"""Gather: the rounds of a shared read. Each stripe's owner reads and decodes it once and gives every rank its pieces.
+
+In each round a rank sends each owner a table of what it wants. Far ranks get the bytes in a message. For near ones, on
+the same host, the owner decodes into its slot and says so; they copy their pieces from there straight to where the caller
+wants them, and say when they have.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +15,10 @@ from mpi4py import MPI
 
 from ..kernels import copy_extents, crc64
 from .agree import Operation, agree
-from .exchange import Bytes, Call, Failure, Source, Travel, damaged, groups, room
+from .exchange import Bytes, Call, Failure, Source, Travel, damaged, groups, room, rounds_of
 from .extents import Offsets
 from .messages import irecv, isend
-from .plan import merged
-from .scatter import agree_on_rounds
+from .plan import Pieces, merged
 
 __all__ = ["gather"]
 
@@ -40,51 +44,62 @@ class _Gather:
     def __init__(self, call: Call, out: Bytes, source: Source) -> None:
         self._call, self._out, self._source = call, out, source
         self._failure = Failure()
-        self._request_tag, self._reply_tag = call.channel.next_tag(), call.channel.next_tag()
+        self._request_tag, self._reply_tag, self._taken_tag = (call.channel.next_tag() for _ in range(3))
         self._decoded = np.empty(0, np.uint8)
+        self._arriving: list[list[MPI.Request]] = [[], []]
+        self._landed: list[list[MPI.Request]] = [[], []]
+        self._leaving: list[list[MPI.Request]] = [[], []]
+        self._taken: list[list[MPI.Request]] = [[], []]
+        self._answered: list[MPI.Request] = []
+        self._told: list[MPI.Request] = []
 
     def run(self) -> None:
         call = self._call
-        cuts = agree_on_rounds(call)
-        rounds = cuts.size - 1
+        began = time.perf_counter_ns()
+        self._rounds = rounds_of(call)
+        rounds = self._rounds.count
+        self._near = self._rounds.near
         error: BaseException | None = None
         wanted = np.zeros((call.channel.size, rounds, 2), np.int64)
         try:
-            self._travel = Travel(call, cuts)
+            self._travel = Travel(call, self._rounds.cuts)
             wanted = self._travel.counts
         except BaseException as caught:
             error = caught
         self._wanted, self._asked = wanted, np.empty_like(wanted)
         call.channel.comm.Alltoall(wanted, self._asked)
+        self._request_sizes, self._question_sizes = self._tables(self._wanted), self._tables(self._asked)
+        self._landing_sizes, self._answer_sizes = self._replies(self._wanted), self._replies(self._asked)
         try:
             if error is None:
                 slots = min(2, rounds)
-                self._requests = [np.empty(self._most(self._tables(wanted)), np.int64) for _ in range(slots)]
-                self._questions = [np.empty(self._most(self._tables(self._asked)), np.int64) for _ in range(slots)]
-                self._landing = [np.empty(self._most(self._replies(wanted)), np.uint8) for _ in range(slots)]
-                self._answers = np.empty(self._most(self._replies(self._asked)), np.uint8)
+                self._requests = [np.empty(_most(self._request_sizes), np.int64) for _ in range(slots)]
+                self._questions = [np.empty(_most(self._question_sizes), np.int64) for _ in range(slots)]
+                self._landing = [np.empty(_most(self._landing_sizes), np.uint8) for _ in range(slots)]
+                self._answers = np.empty(_most(self._answer_sizes), np.uint8)
         except BaseException as caught:
             error = caught
+        call.stages.plan_ns += time.perf_counter_ns() - began
         agree(call.channel, Operation.transfer, error=error)
         call.stages.rounds += rounds
-        self._arriving: list[list[MPI.Request]] = [[], []]
-        self._landed: list[list[MPI.Request]] = [[], []]
-        self._leaving: list[list[MPI.Request]] = [[], []]
-        answers: list[MPI.Request] = []
         if rounds:
             self._ask(0)
         for number in range(rounds):
             if number + 1 < rounds:
                 self._ask(number + 1)
             self._wait(self._arriving[number % 2])
-            self._wait(answers)
-            answers = self._answer(number)
+            self._wait(self._taken[number % 2])  # by those who read from this slot two rounds ago
+            self._wait(self._answered)
+            self._answer(number)
             self._wait(self._landed[number % 2])
             with self._failure:
                 if not self._failure:
                     self._take(number)
-            self._wait(self._leaving[number % 2])
-        self._wait(answers)
+            for rank in np.flatnonzero(self._near & (self._wanted[:, number, 0] > 0)).tolist():
+                self._told.append(call.channel.comm.Isend([_NOTHING, MPI.BYTE], rank, self._taken_tag))
+                call.stages.messages += 1
+        for requests in (*self._leaving, *self._taken, self._answered, self._told):
+            self._wait(requests)
         self._failure.reraise()
 
     def _wait(self, requests: list[MPI.Request]) -> None:
@@ -93,34 +108,32 @@ class _Gather:
         self._call.stages.exchange_ns += time.perf_counter_ns() - began
 
     def _tables(self, counts: npt.NDArray[np.int64]) -> Offsets:
-        """Return the int64 numbers in the request to or from each rank."""
+        """Return the int64 numbers in the request to or from each rank in each round."""
         sizes = 2 * counts[..., 0]
         sizes[self._call.rank] = 0
         return sizes
 
     def _replies(self, counts: npt.NDArray[np.int64]) -> Offsets:
-        """Return the bytes of the reply from or to each rank."""
-        sizes = np.where(counts[..., 0] > 0, _HEADER + room(counts[..., 1]), 0)
+        """Return the bytes of the reply from or to each rank in each round."""
+        payloads = np.where(self._near[:, None], 0, room(counts[..., 1]))
+        sizes = np.where(counts[..., 0] > 0, _HEADER + payloads, 0)
         sizes[self._call.rank] = 0
         return np.asarray(sizes, np.int64)
-
-    @staticmethod
-    def _most(sizes: Offsets) -> int:
-        return int(sizes.sum(axis=0).max(initial=0))
 
     def _ask(self, number: int) -> None:
         """Start one round: requests out, room for requests and replies of others."""
         comm, slot = self._call.channel.comm, number % 2
+        self._wait(self._leaving[slot])
         self._arriving[slot], self._landed[slot], self._leaving[slot] = [], [], []
         for buffer, sizes, requests, tag in (
-            (self._questions[slot], self._tables(self._asked[:, number]), self._arriving[slot], self._request_tag),
-            (self._landing[slot], self._replies(self._wanted[:, number]), self._landed[slot], self._reply_tag),
+            (self._questions[slot], self._question_sizes[:, number], self._arriving[slot], self._request_tag),
+            (self._landing[slot], self._landing_sizes[:, number], self._landed[slot], self._reply_tag),
         ):
             places = np.cumsum(sizes) - sizes
             for rank in np.flatnonzero(sizes).tolist():
                 part = buffer[places[rank] : places[rank] + sizes[rank]].view(np.uint8)
                 requests += irecv(comm, part, rank, tag)
-        sizes = self._tables(self._wanted[:, number])
+        sizes = self._request_sizes[:, number]
         places = np.cumsum(sizes) - sizes
         table = self._requests[slot]
         with self._failure:
@@ -137,80 +150,116 @@ class _Gather:
             self._leaving[slot] += isend(comm, part, rank, self._request_tag)
             self._call.stages.messages += 1
 
-    def _answer(self, number: int) -> list[MPI.Request]:
-        """Read what was asked of this rank, once, and start to send it."""
+    # --- the owner ---
+
+    def _answer(self, number: int) -> None:
+        """Read what was asked of this rank, once, and start to send it, or to say where it is."""
         call = self._call
-        sizes = self._replies(self._asked[:, number])
+        sizes = self._answer_sizes[:, number]
         places = np.cumsum(sizes) - sizes
         with self._failure:
             if not self._failure:
-                self._read(number, sizes, places)
+                self._read(number, places)
         began = time.perf_counter_ns()
-        requests: list[MPI.Request] = []
+        self._answered, self._taken[number % 2] = [], []
         for rank in np.flatnonzero(sizes).tolist():
             part = self._answers[places[rank] : places[rank] + sizes[rank]]
             header = part[:_HEADER].view(np.uint64)
-            header[1] = bool(self._failure)
-            if not self._failure:
+            header[0], header[1] = 0, bool(self._failure)
+            if self._near[rank]:
+                self._taken[number % 2].append(call.channel.comm.Irecv([bytearray(), MPI.BYTE], rank, self._taken_tag))
+            elif not self._failure:
                 header[0] = crc64(part[_HEADER : _HEADER + int(self._asked[rank, number, 1])])
-            requests += isend(call.channel.comm, part, rank, self._reply_tag)
+            self._answered += isend(call.channel.comm, part, rank, self._reply_tag)
             call.stages.exchange_bytes += int(sizes[rank])
             call.stages.messages += 1
         call.stages.exchange_ns += time.perf_counter_ns() - began
-        return requests
 
-    def _read(self, number: int, sizes: Offsets, places: Offsets) -> None:
-        call = self._call
+    def _read(self, number: int, places: Offsets) -> None:
+        call, rounds = self._call, self._rounds
         pieces, peers, _ = self._travel.round(number)
         own = pieces.take(peers == call.rank)
-        tables = self._tables(self._asked[:, number])
+        tables = self._question_sizes[:, number]
         begins = np.cumsum(tables) - tables
-        offsets, lengths, targets = [own.offsets], [own.lengths], [own.places]
-        for rank in np.flatnonzero(sizes).tolist():
+        offsets, lengths, far = [own.offsets], [own.lengths], []
+        for rank in np.flatnonzero(tables).tolist():
             table = self._questions[number % 2][begins[rank] : begins[rank] + tables[rank]]
             count = table.size // 2
             offsets.append(table[:count])
             lengths.append(table[count:])
-            targets.append(places[rank] + _HEADER + np.cumsum(table[count:]) - table[count:])
+            if not self._near[rank]:
+                targets = places[rank] + _HEADER + np.cumsum(table[count:]) - table[count:]
+                far.append((table[:count], table[count:], targets))
         all_offsets, all_lengths = np.concatenate(offsets), np.concatenate(lengths)
-        # Gaps of less than a block are decoded anyway.
+        # Gaps of less than a block are decoded anyway; but what is read at once ends with its stripe.
         starts, stops = merged(all_offsets, all_offsets + all_lengths, call.rule.block_bytes - 1)
         if not starts.size:
             return
-        begin = np.cumsum(stops - starts) - (stops - starts)
-        if self._decoded.size < int((stops - starts).sum()):
-            self._decoded = np.empty(int((stops - starts).sum()), np.uint8)
-        data = self._decoded
+        if rounds.even:
+            sb = call.rule.stripe_bytes
+            runs = Pieces(starts, stops - starts, starts, starts // sb)
+            begin = rounds.places(number, runs)
+            if rounds.slots is not None:
+                data = rounds.slots.of(call.rank, number)
+            else:
+                data = self._room(rounds.each * sb)
+        else:
+            begin = np.cumsum(stops - starts) - (stops - starts)
+            data = self._room(int((stops - starts).sum()))
         self._source.read_pieces(starts, stops - starts, data, begin)
-        run = np.maximum(np.searchsorted(starts, all_offsets, "right") - 1, 0)
-        from_places = begin[run] + all_offsets - starts[run]
-        count = len(own)
-        copy_extents(data, from_places[:count], self._out, targets[0], all_lengths[:count])
-        copy_extents(
-            data, from_places[count:], self._answers, np.concatenate([*targets[1:], _EMPTY]), all_lengths[count:]
-        )
+        began = time.perf_counter_ns()
+
+        def copy(offsets: Offsets, lengths: Offsets, out: Bytes, targets: Offsets) -> None:
+            run = np.maximum(np.searchsorted(starts, offsets, "right") - 1, 0)
+            copy_extents(data, begin[run] + offsets - starts[run], out, targets, lengths)
+
+        copy(own.offsets, own.lengths, self._out, own.places)
+        for some, some_lengths, targets in far:
+            copy(some, some_lengths, self._answers, targets)
+        call.stages.exchange_ns += time.perf_counter_ns() - began
+
+    def _room(self, nbytes: int) -> Bytes:
+        if self._decoded.size < nbytes:
+            self._decoded = np.empty(nbytes, np.uint8)
+        return self._decoded
+
+    # --- the one who asked ---
 
     def _take(self, number: int) -> None:
         """Check the replies and put their bytes where the caller wants them."""
         began = time.perf_counter_ns()
-        call, landing = self._call, self._landing[number % 2]
-        sizes = self._replies(self._wanted[:, number])
+        call, rounds, landing = self._call, self._rounds, self._landing[number % 2]
+        sizes = self._landing_sizes[:, number]
         places = np.cumsum(sizes) - sizes
         for rank in np.flatnonzero(sizes).tolist():
             header = landing[places[rank] : places[rank] + _HEADER].view(np.uint64)
             if header[1]:
                 return  # the owner had failed, and will say so
+            if self._near[rank]:
+                continue
             begin = int(places[rank]) + _HEADER
             found = crc64(landing[begin : begin + int(self._wanted[rank, number, 1])])
             if int(header[0]) != found:
                 raise damaged(rank, int(header[0]), found)
         pieces, peers, _ = self._travel.round(number)
         starts = groups(peers, call.channel.size)
-        before = np.concatenate(([0], np.cumsum(pieces.lengths)))
-        away = peers != call.rank
-        from_places = places[peers] + _HEADER + before[:-1] - before[starts[peers]]
-        copy_extents(landing, from_places[away], self._out, pieces.places[away], pieces.lengths[away])
+        for rank in np.flatnonzero(sizes).tolist():
+            some = pieces.take(slice(int(starts[rank]), int(starts[rank + 1])))
+            if self._near[rank]:
+                assert rounds.slots is not None
+                copy_extents(
+                    rounds.slots.of(rank, number), rounds.places(number, some), self._out, some.places, some.lengths
+                )
+                call.stages.count_put(int(some.lengths.sum()))
+            else:
+                from_places = places[rank] + _HEADER + np.cumsum(some.lengths) - some.lengths
+                copy_extents(landing, from_places, self._out, some.places, some.lengths)
         call.stages.exchange_ns += time.perf_counter_ns() - began
 
 
-_EMPTY = np.zeros(0, np.int64)
+_NOTHING = bytearray()
+
+
+def _most(sizes: Offsets) -> int:
+    """Return the most of one round."""
+    return int(sizes.sum(axis=0).max(initial=0))

@@ -28,7 +28,7 @@ ALIASES = {
 
 _LAYOUT = tuple(field.name for field in dataclasses.fields(Layout))
 _OPTIONS = tuple(field.name for field in dataclasses.fields(Options))
-_CHANGEABLE = ("exchange_write", "exchange_read", "overlap")
+_CHANGEABLE = ("exchange_write", "exchange_read", "overlap", "shared_memory")
 _ROMIO_WORDS = {"automatic": "auto", "enable": "always", "disable": "never"}
 
 

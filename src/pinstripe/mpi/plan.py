@@ -28,6 +28,7 @@ __all__ = [
     "histogram_edges",
     "lies_in",
     "merged",
+    "one_run",
     "route",
     "shared_reads",
     "split",
@@ -237,6 +238,11 @@ def merged(starts: Offsets, stops: Offsets, gap: int = 0) -> tuple[Offsets, Offs
 def _stripe_domain(lo: Offsets, hi: Offsets, nbytes: Offsets, stripe_bytes: int) -> tuple[Offsets, Offsets]:
     busy = nbytes > 0
     return merged(lo[busy] // stripe_bytes, -(-hi[busy] // stripe_bytes))
+
+
+def one_run(lo: Offsets, hi: Offsets, nbytes: Offsets, stripe_bytes: int) -> bool:
+    """Tell whether the stripes of a call are one run without gaps."""
+    return _stripe_domain(lo, hi, nbytes, stripe_bytes)[0].size == 1
 
 
 def histogram_edges(

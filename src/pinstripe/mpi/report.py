@@ -22,7 +22,7 @@ class RankCost:
 
     Attributes
     ----------
-    agree_s, exchange_s, compress_s, checksum_s, write_s, sync_s, index_s, commit_s, read_s : float
+    agree_s, plan_s, exchange_s, compress_s, checksum_s, write_s, sync_s, index_s, commit_s, read_s : float
         Time of each stage. Compression and checksums are sums over threads; stages overlap, so they do not add up to
         the time that passed.
     raw_bytes, stored_bytes : int
@@ -38,6 +38,7 @@ class RankCost:
     """
 
     agree_s: float = 0.0
+    plan_s: float = 0.0
     exchange_s: float = 0.0
     compress_s: float = 0.0
     checksum_s: float = 0.0
@@ -176,6 +177,7 @@ def _counted(file: CollectiveFile) -> dict[str, Any]:
     counters = session.totals()
     cost = RankCost(
         agree_s=stages.agree_ns / 1e9,
+        plan_s=stages.plan_ns / 1e9,
         exchange_s=stages.exchange_ns / 1e9,
         **{f"{name}_s": getattr(counters, f"{name}_ns") / 1e9 for name in _SECONDS},
         raw_bytes=counters.raw_bytes,

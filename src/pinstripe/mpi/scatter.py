@@ -1,12 +1,18 @@
 """Scatter: the rounds of an interleaved write. Every piece goes to its stripe's owner, who puts stripes together.
 
-While the stripes of one round are encoded, the messages of the next are under way. A message is a header, a table of
-extents, the bytes. A rank that holds a stripe whole writes it where it is and sends its owner a claim instead of the
-bytes; so an owner sees every overlap, and forgets what it holds of that stripe from earlier calls.
+In each round a rank sends each owner a table of the pieces that it has for it. Far owners get the bytes in the same
+message. Near ones, on the same host, grant a put: the rank copies its pieces straight from the caller's memory to their
+places in the owner's slot, and says when it is done. So bytes are copied once. While the stripes of one round are
+encoded, the puts and messages of the next are under way.
+
+A rank that holds a stripe whole writes it where it is and sends its owner a claim instead of the bytes; so an owner sees
+every overlap, and forgets what it holds of that stripe from earlier calls. Where ranks overlap, and may, the owner takes
+the pieces of that round in rank order, one rank at a time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import numpy as np
@@ -16,26 +22,16 @@ from mpi4py import MPI
 from ..errors import ArgumentError
 from ..kernels import copy_extents, crc64
 from .agree import Operation, agree
-from .exchange import Bytes, Call, Failure, Sink, Travel, damaged, groups, room
+from .exchange import Bytes, Call, Failure, Sink, Travel, damaged, groups, room, rounds_of
 from .extents import Offsets
 from .messages import irecv, isend
-from .plan import Pieces, cut_rounds, histogram_edges, overlap_of, stripes_alone
+from .plan import Pieces, overlap_of, stripes_alone
 
-__all__ = ["agree_on_rounds", "scatter"]
+__all__ = ["scatter"]
 
+_NOTHING = bytearray()
 _HEADER = 32  # checksum of the rest; extents; bytes; whether the sender had failed
 _CLAIM = -1  # a length that says: the sender writes this stripe itself
-
-
-def agree_on_rounds(call: Call) -> Offsets:
-    """Collective. Cut the call into rounds; where the data is sparse, its bytes are counted first by one Allreduce."""
-    rule = call.rule
-    bins = histogram_edges(*call.spans, rule.stripe_bytes, rule.ownership, rule.batch_bytes)
-    weights = None
-    if bins is not None:
-        weights = np.diff(call.access.below(bins * rule.stripe_bytes))
-        call.channel.comm.Allreduce(MPI.IN_PLACE, weights)
-    return cut_rounds(*call.spans, rule.stripe_bytes, rule.ownership, rule.batch_bytes, bins, weights)
 
 
 def scatter(call: Call, data: Bytes, sink: Sink) -> None:
@@ -58,21 +54,58 @@ def scatter(call: Call, data: Bytes, sink: Sink) -> None:
     _Scatter(call, data, sink).run()
 
 
+@dataclasses.dataclass(slots=True)
+class _Round:
+    """What an owner knows of a round, from its tables until its stripes are written.
+
+    Attributes
+    ----------
+    parts : list of (rank, memory, Pieces)
+        In rank order. Near ranks' pieces are in `buffer`, once they have put them.
+    stripes, whole : int64 array, bool array
+        Stripes that anything comes for, rising, and whether all of each.
+    buffer : uint8 array
+        Where stripes are put together.
+    turns : list of lists of int
+        Ranks that may put next; behind them, those that may when they have.
+    here : list of int
+        Ranks whose turn it is and whose bytes are in this rank's memory.
+    waiting : dict
+        Rank whose turn it is, and the request that completes when it has put.
+    complete : bool
+        Whether the tables of all ranks could be read.
+    """
+
+    parts: list[tuple[int, Bytes, Pieces]] = dataclasses.field(default_factory=list)
+    stripes: Offsets = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    whole: npt.NDArray[np.bool_] = dataclasses.field(default_factory=lambda: np.zeros(0, np.bool_))
+    buffer: Bytes = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
+    turns: list[list[int]] = dataclasses.field(default_factory=list)
+    here: list[int] = dataclasses.field(default_factory=list)
+    waiting: dict[int, MPI.Request] = dataclasses.field(default_factory=dict)
+    complete: bool = False
+
+
 class _Scatter:
     def __init__(self, call: Call, data: Bytes, sink: Sink) -> None:
         self._call, self._data, self._sink = call, data, sink
         self._failure = Failure()
-        self._tag = call.channel.next_tag()
-        self._stripes = np.empty(0, np.uint8)  # fresh memory for each round would be paid in page faults
+        self._table_tag, self._grant_tag, self._done_tag = (call.channel.next_tag() for _ in range(3))
+        self._assembled = np.empty(0, np.uint8)  # fresh memory for each round would be paid in page faults
+        self._arriving: list[list[MPI.Request]] = [[], []]
+        self._leaving: list[list[MPI.Request]] = [[], []]
+        self._told: list[MPI.Request] = []
 
     def run(self) -> None:
         call = self._call
-        cuts = agree_on_rounds(call)
-        rounds = cuts.size - 1
+        began = time.perf_counter_ns()
+        self._rounds = rounds_of(call)
+        rounds = self._rounds.count
+        self._near = self._rounds.near
         error: BaseException | None = None
         sent = np.zeros((call.channel.size, rounds, 2), np.int64)
         try:
-            self._travel = Travel(call, cuts, self._stay)
+            self._travel = Travel(call, self._rounds.cuts, self._stay)
             sent = self._travel.counts
         except BaseException as caught:
             error = caught
@@ -81,33 +114,39 @@ class _Scatter:
             call.channel.comm.Alltoall(sent, self._due)
         else:
             self._due[:] = sent
+        self._send_sizes, self._due_sizes = self._sizes(self._sent), self._sizes(self._due)
         try:
             if error is None:
                 slots = min(2, rounds)
-                self._outgoing = [np.empty(self._most(self._sent), np.uint8) for _ in range(slots)]
-                self._incoming = [np.empty(self._most(self._due), np.uint8) for _ in range(slots)]
+                self._outgoing = [np.empty(_most(self._send_sizes), np.uint8) for _ in range(slots)]
+                self._incoming = [np.empty(_most(self._due_sizes), np.uint8) for _ in range(slots)]
         except BaseException as caught:
             error = caught
+        call.stages.plan_ns += time.perf_counter_ns() - began
         # From here on the messages of all ranks depend on each other; memory was the last thing that could be missing.
         agree(call.channel, Operation.transfer, error=error)
         call.stages.rounds += rounds
-        self._arriving: list[list[MPI.Request]] = [[], []]
-        self._leaving: list[list[MPI.Request]] = [[], []]
-        if rounds:
-            self._post(0)
+        if not rounds:
+            return
+        self._post(0)
+        opened = self._open(0)
         for number in range(rounds):
             if number + 1 < rounds:
                 self._post(number + 1)
-            began = time.perf_counter_ns()
-            MPI.Request.Waitall(self._arriving[number % 2])
-            call.stages.exchange_ns += time.perf_counter_ns() - began
+            self._put(number, opened)
+            present = opened
+            if number + 1 < rounds:
+                opened = self._open(number + 1)
             with self._failure:
-                if not self._failure:
-                    self._deliver(number)
-            began = time.perf_counter_ns()
-            MPI.Request.Waitall(self._leaving[number % 2])
-            call.stages.exchange_ns += time.perf_counter_ns() - began
+                if present.complete and not self._failure:
+                    self._deliver(number, present)
+        self._wait(self._leaving[0] + self._leaving[1] + self._told)
         self._failure.reraise()
+
+    def _wait(self, requests: list[MPI.Request]) -> None:
+        began = time.perf_counter_ns()
+        MPI.Request.Waitall(requests)
+        self._call.stages.exchange_ns += time.perf_counter_ns() - began
 
     # --- sending ---
 
@@ -126,25 +165,24 @@ class _Scatter:
         return Pieces(pieces.offsets, lengths, pieces.places, pieces.stripes), staying
 
     def _sizes(self, counts: npt.NDArray[np.int64]) -> Offsets:
-        """Return the bytes of the message to or from each rank, per round; none to oneself, none without pieces."""
-        sizes = np.where(counts[..., 0] > 0, _HEADER + 16 * counts[..., 0] + room(counts[..., 1]), 0)
+        """Return the bytes of the message to or from each rank in each round; none to oneself, none without pieces."""
+        payloads = np.where(self._near[:, None], 0, room(counts[..., 1]))
+        sizes = np.where(counts[..., 0] > 0, _HEADER + 16 * counts[..., 0] + payloads, 0)
         sizes[self._call.rank] = 0
         return np.asarray(sizes, np.int64)
 
-    def _most(self, counts: npt.NDArray[np.int64]) -> int:
-        return int(self._sizes(counts).sum(axis=0).max(initial=0))
-
     def _post(self, number: int) -> None:
-        """Start all messages of one round: first ours to receive, then pack, then send."""
+        """Start the tables of one round: first ours to receive, then pack, then send."""
         began = time.perf_counter_ns()
         call, slot = self._call, number % 2
-        sizes = self._sizes(self._due[:, number])
+        MPI.Request.Waitall(self._leaving[slot])
+        sizes = self._due_sizes[:, number]
         places = np.cumsum(sizes) - sizes
         self._arriving[slot] = []
         for rank in np.flatnonzero(sizes).tolist():
             part = self._incoming[slot][places[rank] : places[rank] + sizes[rank]]
-            self._arriving[slot] += irecv(call.channel.comm, part, rank, self._tag)
-        sizes = self._sizes(self._sent[:, number])
+            self._arriving[slot] += irecv(call.channel.comm, part, rank, self._table_tag)
+        sizes = self._send_sizes[:, number]
         places = np.cumsum(sizes) - sizes
         buffer = self._outgoing[slot]
         with self._failure:
@@ -157,7 +195,7 @@ class _Scatter:
             header[3] = bool(self._failure)
             if not self._failure:
                 header[:1].view(np.uint64)[0] = crc64(part[8:])
-            self._leaving[slot] += isend(call.channel.comm, part, rank, self._tag)
+            self._leaving[slot] += isend(call.channel.comm, part, rank, self._table_tag)
             call.stages.exchange_bytes += int(sizes[rank])
             call.stages.messages += 1
         call.stages.exchange_ns += time.perf_counter_ns() - began
@@ -176,63 +214,103 @@ class _Scatter:
             table = buffer[tables[rank] : payloads[rank]].view(np.int64)
             table[: last - first] = pieces.offsets[first:last]
             table[last - first :] = pieces.lengths[first:last]
-        away = (peers != self._call.rank) & (pieces.lengths > 0)
-        targets = payloads[peers] + before[:-1] - before[starts[peers]]
-        copy_extents(self._data, pieces.places[away], buffer, targets[away], lengths[away])
+        away = ~self._near[peers] & (peers != self._call.rank) & (pieces.lengths > 0)
+        if away.any():
+            targets = payloads[peers] + before[:-1] - before[starts[peers]]
+            copy_extents(self._data, pieces.places[away], buffer, targets[away], lengths[away])
 
-    # --- receiving ---
+    # --- putting ---
 
-    def _deliver(self, number: int) -> None:
-        """Check what came in one round, put stripes together, give all to the sink."""
+    def _open(self, number: int) -> _Round:
+        """Take the tables of one round, decide who puts when, and let the first ones begin."""
+        self._wait(self._arriving[number % 2])
+        opened, overlapping = _Round(), False
+        with self._failure:
+            if not self._failure:
+                overlapping = self._take_tables(number, opened)
+        near = np.flatnonzero(self._near & (self._due[:, number, 0] > 0)).tolist()
+        here = [source for source, _, _ in opened.parts if not self._near[source]]
+        opened.turns = [[source] for source in sorted(near + here)] if overlapping else [near + here]
+        self._next_turn(opened)
+        return opened
+
+    def _next_turn(self, opened: _Round) -> None:
+        """Once those whose turn it was have put, let the next ones."""
+        while opened.turns and not opened.waiting and not opened.here:
+            for source in opened.turns.pop(0):
+                if self._near[source]:
+                    self._tell(source, self._grant_tag)
+                    opened.waiting[source] = self._listen(source, self._done_tag)
+                else:
+                    opened.here.append(source)
+
+    def _put(self, number: int, opened: _Round) -> None:
+        """Put this rank's pieces where near owners let it, and see to it that the others put theirs here."""
         began = time.perf_counter_ns()
-        call, rule, rank = self._call, self._call.rule, self._call.rank
-        pieces, peers, staying = self._travel.round(number)
+        opened.buffer = self._buffer(number, opened)
+        owners = np.flatnonzero(self._near & (self._sent[:, number, 0] > 0)).tolist()
+        grants = {owner: self._listen(owner, self._grant_tag) for owner in owners}
+        while grants or opened.waiting or opened.here:
+            if opened.here:
+                with self._failure:
+                    if not self._failure:
+                        self._copy_here(number, opened)
+                opened.here = []
+            else:
+                ranks = [*grants, *opened.waiting]
+                ready = MPI.Request.Waitsome([*grants.values(), *opened.waiting.values()]) or []
+                granted = [ranks[index] for index in ready if index < len(grants)]
+                for rank in [ranks[index] for index in ready if index >= len(grants)]:
+                    del opened.waiting[rank]
+                for owner in granted:
+                    del grants[owner]
+                    with self._failure:
+                        if not self._failure:
+                            self._put_to(number, owner)
+                    self._tell(owner, self._done_tag)
+            self._next_turn(opened)
+        self._call.stages.exchange_ns += time.perf_counter_ns() - began
+
+    def _put_to(self, number: int, owner: int) -> None:
+        pieces, peers, _ = self._travel.round(number)
+        first, last = np.searchsorted(peers, [owner, owner + 1])
+        pieces = pieces.take(slice(int(first), int(last)))
+        pieces = pieces.take(pieces.lengths > 0)
+        assert self._rounds.slots is not None
+        slot = self._rounds.slots.of(owner, number)
+        copy_extents(self._data, pieces.places, slot, self._rounds.places(number, pieces), pieces.lengths)
+        self._call.stages.count_put(int(pieces.lengths.sum()))
+
+    def _tell(self, rank: int, tag: int) -> None:
+        self._told.append(self._call.channel.comm.Isend([_NOTHING, MPI.BYTE], rank, tag))
+        self._call.stages.messages += 1
+
+    def _listen(self, rank: int, tag: int) -> MPI.Request:
+        return self._call.channel.comm.Irecv([bytearray(), MPI.BYTE], rank, tag)
+
+    # --- putting together ---
+
+    def _take_tables(self, number: int, opened: _Round) -> bool:
+        """Learn what comes in one round; tell whether ranks overlap."""
+        rule, rank = self._call.rule, self._call.rank
+        pieces, peers, _ = self._travel.round(number)
         own = pieces.take(peers == rank)
         incoming = self._incoming[number % 2]
-        sizes = self._sizes(self._due[:, number])
+        sizes = self._due_sizes[:, number]
         places = np.cumsum(sizes) - sizes
-        parts: list[tuple[int, Bytes, Pieces]] = []
-        for source in range(call.channel.size):
+        for source in range(self._call.channel.size):
             if source == rank and len(own):
-                parts.append((rank, self._data, own))
+                opened.parts.append((rank, self._data, own))
             elif sizes[source]:
                 came = self._read(incoming, int(places[source]), int(sizes[source]), source)
                 if came is None:  # it had failed, and will say so
-                    call.stages.exchange_ns += time.perf_counter_ns() - began
-                    return
-                parts.append((source, incoming, came))
-        self._check_overlap(parts)
-        claims = [some.stripes[some.lengths == _CLAIM] for _, _, some in parts]
-        claimed = np.concatenate([*claims, np.zeros(0, np.int64)])
-        if claimed.size:
-            self._sink.take_partial(lambda held: ~np.isin(held, claimed))
-        stripes, covered = _coverage(parts, rule.stripe_bytes)
-        whole = stripes[covered == rule.stripe_bytes]
-        joined = _joined(parts, rank)
-        if self._stripes.size < whole.size * rule.stripe_bytes:
-            self._stripes = np.empty(whole.size * rule.stripe_bytes, np.uint8)
-        stripe_data = self._stripes
-        left: list[tuple[Bytes, Pieces]] = []
-        for source_data, some in joined:
-            slot = np.searchsorted(whole, some.stripes)
-            inside = np.zeros(len(some), np.bool_)
-            if whole.size:
-                inside = whole[np.minimum(slot, whole.size - 1)] == some.stripes
-            to = slot[inside] * rule.stripe_bytes + some.offsets[inside] % rule.stripe_bytes
-            copy_extents(source_data, some.places[inside], stripe_data, to, some.lengths[inside])
-            if not inside.all():
-                left.append((source_data, some.take(~inside)))
-        call.stages.exchange_ns += time.perf_counter_ns() - began
-        if len(staying):
-            raw = np.full(len(staying), rule.stripe_bytes, np.int64)
-            self._sink.write_stripes(staying.stripes, self._data, staying.places, raw, rule.width)
-            call.stages.stripes_in_place += len(staying)
-        if whole.size:
-            raw = np.full(whole.size, rule.stripe_bytes, np.int64)
-            self._sink.write_stripes(whole, stripe_data, np.arange(whole.size) * rule.stripe_bytes, raw, rule.width)
-            call.stages.stripes_assembled += whole.size
-        for source_data, some in left:
-            self._sink.write_extents(some.offsets, source_data, some.places, some.lengths)
+                    return False
+                opened.parts.append((source, incoming, came))
+        opened.complete = True
+        overlapping = self._overlaps(opened.parts)
+        opened.stripes, covered = _coverage(opened.parts, rule.stripe_bytes)
+        opened.whole = covered == rule.stripe_bytes
+        return overlapping
 
     def _read(self, incoming: Bytes, place: int, size: int, source: int) -> Pieces | None:
         message = incoming[place : place + size]
@@ -243,15 +321,72 @@ class _Scatter:
         if told != found:
             raise damaged(source, told, found)
         count = int(header[1])
-        table = message[_HEADER : _HEADER + 16 * count].view(np.int64)
+        table = message[_HEADER : _HEADER + 16 * count].view(np.int64).copy()
         lengths = table[count:]
         taken = np.maximum(lengths, 0)
         places = place + _HEADER + 16 * count + np.cumsum(taken) - taken
         return Pieces(table[:count], lengths, places, table[:count] // self._call.rule.stripe_bytes)
 
-    def _check_overlap(self, parts: list[tuple[int, Bytes, Pieces]]) -> None:
+    def _buffer(self, number: int, opened: _Round) -> Bytes:
+        rounds = self._rounds
+        if rounds.slots is not None:
+            return rounds.slots.of(self._call.rank, number)
+        stripes = rounds.each if rounds.even else int(np.count_nonzero(opened.whole))
+        if self._assembled.size < stripes * self._call.rule.stripe_bytes:
+            self._assembled = np.empty(stripes * self._call.rule.stripe_bytes, np.uint8)
+        return self._assembled
+
+    def _places(self, number: int, opened: _Round, pieces: Pieces) -> Offsets:
+        """Return where pieces belong in the buffer; -1 = their stripe has no place in it."""
+        if self._rounds.even:
+            return self._rounds.places(number, pieces)
+        whole = opened.stripes[opened.whole]
+        if not whole.size:
+            return np.full(len(pieces), -1)
+        index = np.minimum(np.searchsorted(whole, pieces.stripes), whole.size - 1)
+        stripe_bytes = self._call.rule.stripe_bytes
+        places = index * stripe_bytes + pieces.offsets % stripe_bytes
+        return np.where(whole[index] == pieces.stripes, places, -1)
+
+    def _copy_here(self, number: int, opened: _Round) -> None:
+        for source, memory, pieces in opened.parts:
+            if source in opened.here:
+                places = self._places(number, opened, pieces)
+                some = (places >= 0) & (pieces.lengths > 0)
+                copy_extents(memory, pieces.places[some], opened.buffer, places[some], pieces.lengths[some])
+
+    def _deliver(self, number: int, opened: _Round) -> None:
+        """Give what one round put together to the sink."""
+        call, rule, sink = self._call, self._call.rule, self._sink
+        claims = [some.stripes[some.lengths == _CLAIM] for _, _, some in opened.parts]
+        claimed = np.concatenate([*claims, np.zeros(0, np.int64)])
+        if claimed.size:
+            sink.take_partial(lambda held: ~np.isin(held, claimed))
+        _, _, staying = self._travel.round(number)
+        if len(staying):
+            raw = np.full(len(staying), rule.stripe_bytes, np.int64)
+            sink.write_stripes(staying.stripes, self._data, staying.places, raw, rule.width)
+            call.stages.stripes_in_place += len(staying)
+        whole = opened.stripes[opened.whole]
+        if whole.size:
+            raw = np.full(whole.size, rule.stripe_bytes, np.int64)
+            at = whole * rule.stripe_bytes
+            places = self._places(number, opened, Pieces(at, raw, at, whole))
+            sink.write_stripes(whole, opened.buffer, places, raw, rule.width)
+            call.stages.stripes_assembled += whole.size
+        partial = opened.stripes[~opened.whole]
+        for _, memory, pieces in opened.parts:
+            some = pieces.take(np.isin(pieces.stripes, partial) & (pieces.lengths > 0))
+            places = self._places(number, opened, some)
+            if len(some) and (places >= 0).all():
+                sink.write_extents(some.offsets, opened.buffer, places, some.lengths)
+            elif len(some):
+                sink.write_extents(some.offsets, memory, some.places, some.lengths)
+
+    def _overlaps(self, parts: list[tuple[int, Bytes, Pieces]]) -> bool:
+        """Tell whether ranks overlap, where they may; raise where they may not."""
         if len(parts) < 2:
-            return
+            return False
         rule = self._call.rule
         offsets = np.concatenate([some.offsets for _, _, some in parts])
         lengths = np.concatenate([some.lengths for _, _, some in parts])
@@ -259,10 +394,16 @@ class _Scatter:
         sources = np.concatenate([np.full(len(some), source) for source, _, some in parts])
         overlap = overlap_of(offsets, offsets + lengths, sources)
         if overlap is None:
-            return
+            return False
         if rule.overlap == "error":
             raise ArgumentError(str(overlap))
         self._call.stages.overlaps += 1
+        return True
+
+
+def _most(sizes: Offsets) -> int:
+    """Return the most bytes of one round."""
+    return int(sizes.sum(axis=0).max(initial=0))
 
 
 def _coverage(parts: list[tuple[int, Bytes, Pieces]], stripe_bytes: int) -> tuple[Offsets, Offsets]:
@@ -282,21 +423,3 @@ def _coverage(parts: list[tuple[int, Bytes, Pieces]], stripe_bytes: int) -> tupl
     stripes = starts // stripe_bytes
     first = np.flatnonzero(np.concatenate(([True], stripes[1:] != stripes[:-1])))
     return stripes[first], np.add.reduceat(fresh, first)
-
-
-def _joined(parts: list[tuple[int, Bytes, Pieces]], rank: int) -> list[tuple[Bytes, Pieces]]:
-    """Join what neighbours in rank order have in one buffer: below this rank, this rank, above it. Claims go."""
-    joined: list[tuple[Bytes, Pieces]] = []
-    for which in (
-        [part for part in parts if part[0] < rank],
-        [part for part in parts if part[0] == rank],
-        [part for part in parts if part[0] > rank],
-    ):
-        if which:
-            fields = [
-                np.concatenate([getattr(some, name) for _, _, some in which])
-                for name in ("offsets", "lengths", "places", "stripes")
-            ]
-            some = Pieces(*fields)
-            joined.append((which[0][1], some.take(some.lengths > 0)))
-    return joined

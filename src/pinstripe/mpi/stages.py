@@ -15,8 +15,10 @@ class Stages:
     ----------
     exchange_ns, exchange_bytes, messages : int
         Packing, sending, waiting and checking; bytes and messages that left this rank.
-    rounds : int
-        Rounds of exchanges.
+    put_bytes : int
+        Of `exchange_bytes`, those that went straight from one rank's memory to another's.
+    plan_ns, rounds : int
+        Finding out who sends what to whom; rounds of exchanges.
     agree_ns, agreements : int
         Waiting for the others to say what they do.
     contiguous, interleaved, leftovers : int
@@ -32,6 +34,8 @@ class Stages:
     exchange_ns: int = 0
     exchange_bytes: int = 0
     messages: int = 0
+    put_bytes: int = 0
+    plan_ns: int = 0
     rounds: int = 0
     agree_ns: int = 0
     agreements: int = 0
@@ -43,3 +47,8 @@ class Stages:
     stripes_in_place: int = 0
     stripes_assembled: int = 0
     overlaps: int = 0
+
+    def count_put(self, nbytes: int) -> None:
+        """Count bytes that this rank copied straight to or from another rank's memory."""
+        self.exchange_bytes += nbytes
+        self.put_bytes += nbytes
