@@ -34,6 +34,7 @@ __all__ = [
     "Travel",
     "damaged",
     "groups",
+    "most",
     "room",
     "rounds_of",
 ]
@@ -267,3 +268,8 @@ class Travel:
 def groups(peers: Offsets, ranks: int) -> Offsets:
     """Return where each rank's pieces begin, and where the last one's end, in a sorted list of ranks."""
     return np.searchsorted(peers, np.arange(ranks + 1)).astype(np.int64)
+
+
+def most(sizes: Offsets) -> int:
+    """Return the largest sum of one round, of sizes by rank and round."""
+    return int(sizes.sum(axis=0).max(initial=0))

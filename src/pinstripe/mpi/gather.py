@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from ..kernels import copy_extents, crc64
 from .agree import Operation, agree
-from .exchange import Bytes, Call, Failure, Source, Travel, damaged, groups, room, rounds_of
+from .exchange import Bytes, Call, Failure, Source, Travel, damaged, groups, most, room, rounds_of
 from .extents import Offsets
 from .messages import irecv, isend
 from .plan import Pieces, merged
@@ -73,10 +73,10 @@ class _Gather:
         try:
             if error is None:
                 slots = min(2, rounds)
-                self._requests = [np.empty(_most(self._request_sizes), np.int64) for _ in range(slots)]
-                self._questions = [np.empty(_most(self._question_sizes), np.int64) for _ in range(slots)]
-                self._landing = [np.empty(_most(self._landing_sizes), np.uint8) for _ in range(slots)]
-                self._answers = np.empty(_most(self._answer_sizes), np.uint8)
+                self._requests = [np.empty(most(self._request_sizes), np.int64) for _ in range(slots)]
+                self._questions = [np.empty(most(self._question_sizes), np.int64) for _ in range(slots)]
+                self._landing = [np.empty(most(self._landing_sizes), np.uint8) for _ in range(slots)]
+                self._answers = np.empty(most(self._answer_sizes), np.uint8)
         except BaseException as caught:
             error = caught
         call.stages.plan_ns += time.perf_counter_ns() - began
@@ -124,6 +124,7 @@ class _Gather:
         """Start one round: requests out, room for requests and replies of others."""
         comm, slot = self._call.channel.comm, number % 2
         self._wait(self._leaving[slot])
+        self._told = [request for request in self._told if not request.Test()]
         self._arriving[slot], self._landed[slot], self._leaving[slot] = [], [], []
         for buffer, sizes, requests, tag in (
             (self._questions[slot], self._question_sizes[:, number], self._arriving[slot], self._request_tag),
@@ -258,8 +259,3 @@ class _Gather:
 
 
 _NOTHING = bytearray()
-
-
-def _most(sizes: Offsets) -> int:
-    """Return the most of one round."""
-    return int(sizes.sum(axis=0).max(initial=0))

@@ -22,7 +22,7 @@ from mpi4py import MPI
 from ..errors import ArgumentError
 from ..kernels import copy_extents, crc64
 from .agree import Operation, agree
-from .exchange import Bytes, Call, Failure, Sink, Travel, damaged, groups, room, rounds_of
+from .exchange import Bytes, Call, Failure, Sink, Travel, damaged, groups, most, room, rounds_of
 from .extents import Offsets
 from .messages import irecv, isend
 from .plan import Pieces, overlap_of, stripes_alone
@@ -118,8 +118,8 @@ class _Scatter:
         try:
             if error is None:
                 slots = min(2, rounds)
-                self._outgoing = [np.empty(_most(self._send_sizes), np.uint8) for _ in range(slots)]
-                self._incoming = [np.empty(_most(self._due_sizes), np.uint8) for _ in range(slots)]
+                self._outgoing = [np.empty(most(self._send_sizes), np.uint8) for _ in range(slots)]
+                self._incoming = [np.empty(most(self._due_sizes), np.uint8) for _ in range(slots)]
         except BaseException as caught:
             error = caught
         call.stages.plan_ns += time.perf_counter_ns() - began
@@ -176,6 +176,7 @@ class _Scatter:
         began = time.perf_counter_ns()
         call, slot = self._call, number % 2
         MPI.Request.Waitall(self._leaving[slot])
+        self._told = [request for request in self._told if not request.Test()]
         sizes = self._due_sizes[:, number]
         places = np.cumsum(sizes) - sizes
         self._arriving[slot] = []
@@ -399,11 +400,6 @@ class _Scatter:
             raise ArgumentError(str(overlap))
         self._call.stages.overlaps += 1
         return True
-
-
-def _most(sizes: Offsets) -> int:
-    """Return the most bytes of one round."""
-    return int(sizes.sum(axis=0).max(initial=0))
 
 
 def _coverage(parts: list[tuple[int, Bytes, Pieces]], stripe_bytes: int) -> tuple[Offsets, Offsets]:
