@@ -30,9 +30,9 @@ class Memory:
     Attributes
     ----------
     data : uint8 array
-        The buffer from the first instance's origin on.
+        The buffer.
     element : Typemap
-        One instance.
+        The first instance, where it lies in the buffer.
     count : int
     """
 
@@ -125,7 +125,7 @@ def memory_of(spec: Any, *, write: bool) -> Memory:
             )
         count = room // element.extent
     _check(data.size, origin, element, count)
-    return Memory(data[origin:] if element.offsets.size and origin != 0 else data, element, count)
+    return Memory(data, dataclasses.replace(element, offsets=element.offsets + origin), count)
 
 
 def _parts(spec: Any) -> tuple[Any, int | None, int, MPI.Datatype | None]:
