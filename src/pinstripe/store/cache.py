@@ -19,6 +19,7 @@ from ..kernels import copy_extents
 __all__ = ["CachedStripe", "PartialStripes", "StripeCache"]
 
 Array = npt.NDArray[Any]
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +66,17 @@ class CachedStripe:
         """Whether the stripe's first `length` bytes are all there."""
         extents = self.extents
         return len(extents) == 1 and extents[0, 0] == 0 and extents[0, 1] >= length
+
+    def copy_to(self, first: Array, counts: Array, out: Any, places: Array) -> None:
+        """Copy what was written of pieces of the stripe, bytes [first, first + counts), to ``out[places[k]:]``; the rest of `out` stays."""
+        starts, stops = self.extents[:, 0], self.extents[:, 1]
+        lowest = np.searchsorted(stops, first, "right")
+        each = np.maximum(np.searchsorted(starts, first + counts, "left") - lowest, 0)
+        piece = np.repeat(np.arange(len(first)), each)
+        extent = np.arange(len(piece)) - np.repeat(np.cumsum(each) - each, each) + lowest[piece]
+        begin = np.maximum(starts[extent], first[piece])
+        end = np.minimum(stops[extent], first[piece] + counts[piece])
+        copy_extents(self.buffer, begin, out, places[piece] + begin - first[piece], end - begin)
 
     def drop_until(self, sequence: int) -> bool:
         """Forget what calls up to `sequence` wrote; return whether anything is left."""
@@ -171,11 +183,19 @@ class StripeCache:
         wanted = self._entries if len(self._entries) <= last - first else range(first, last + 1)
         for stripe in wanted:
             if first <= stripe <= last and stripe in self._entries:
-                entry, start = self._entries[stripe], stripe * self.stripe_bytes
-                for a, b in entry.extents.tolist():
-                    a, b = max(a, offset - start), min(b, end - start)
-                    if a < b:
-                        out[start + a - offset : start + b - offset] = entry.buffer[a:b]
+                start = stripe * self.stripe_bytes
+                begin, stop = max(offset, start), min(end, start + self.stripe_bytes)
+                within, count, place = np.array([[begin - start], [stop - begin], [begin - offset]])
+                self._entries[stripe].copy_to(within, count, out, place)
+
+    def overlay_pieces(self, stripes: Array, first: Array, counts: Array, out: Any, places: Array) -> None:
+        """Copy what it holds of pieces of stripes, bytes [first, first + counts) of each, over ``out[places[k]:]``."""
+        held = np.flatnonzero(np.isin(stripes, self.numbers())) if self._entries else _NONE
+        if not len(held):
+            return
+        held = held[np.argsort(stripes[held], kind="stable")]
+        for some in np.split(held, np.flatnonzero(np.diff(stripes[held])) + 1):
+            self._entries[int(stripes[some[0]])].copy_to(first[some], counts[some], out, places[some])
 
     def take(self) -> PartialStripes:
         """Take everything out, as flat arrays, to be sent to the stripes' owners."""

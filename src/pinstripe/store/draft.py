@@ -215,10 +215,7 @@ class Draft(abc.ABC):
         if self._parts:
             for stripe in [s for s in self._parts if (stripes == s).any()]:
                 self._unspill(stripe)
-        if len(self.cache):
-            for k in np.flatnonzero(np.isin(stripes, self.cache.numbers())).tolist():
-                start = int(stripes[k]) * self.layout.stripe_bytes + int(first[k])
-                self.cache.overlay(start, flat[places[k] : places[k] + counts[k]])
+        self.cache.overlay_pieces(stripes, first, counts, flat, places)
 
     def _read(self, stripes: Array, first: Array, counts: Array, out: Bytes, places: Array) -> None:
         try:
