@@ -149,13 +149,12 @@ def test_one_rank_that_cannot_share_lets_all_use_messages(
     comm.Free()
 
 
-def test_memory_of_another_process_is_not_taken_for_a_ranks(tmp_path: Path) -> None:
-    path = tmp_path / "other"
-    path.write_bytes(bytes(8192))
-    with path.open("r+b") as file:
-        told = np.array([1, os.getpid(), file.fileno(), 4711], np.int64)
-        with pytest.raises(ValueError, match="another file"):
-            slots._mapped(told, 8192)
+def test_memory_of_another_process_is_not_taken_for_a_ranks() -> None:
+    fd = os.memfd_create("other")
+    os.ftruncate(fd, 8192)
+    with pytest.raises(ValueError, match="another file"):
+        slots._mapped(np.array([1, os.getpid(), fd, 4711], np.int64), 8192)
+    os.close(fd)
 
 
 def test_steps_on_one_communicator_share_one_memory(ranks: Any, store: Path) -> None:
