@@ -179,7 +179,6 @@ READING = [plan, reply, on_targets("read")]
 @pytest.mark.parametrize("exchange", ["always", "never"])
 @pytest.mark.parametrize("phase", READING, ids=lambda phase: phase.__name__)
 def test_a_read_that_fails_on_one_rank_fails_on_all_and_works_when_repeated(
-    request: pytest.FixtureRequest,
     ranks: Any,
     store: Path,
     former: bytes,
@@ -191,9 +190,6 @@ def test_a_read_that_fails_on_one_rank_fails_on_all_and_works_when_repeated(
 ) -> None:
     if phase is not READING[-1] and (exchange == "never" or SIZE == 1):
         pytest.skip("nothing travels")
-    if phase is not plan and exchange == "always" and shared_memory == "never" and where:
-        mark = pytest.mark.xfail(reason="a rank that failed asks for 0 bytes, and the owner of stripe 0 fails of that")
-        request.applymarker(mark)
     out = np.zeros(EACH, np.uint8)
     with opened(MPI.MODE_RDONLY, pinstripe_exchange_read=exchange) as file:
         with pytest.MonkeyPatch.context() as patch:

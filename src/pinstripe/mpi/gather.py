@@ -211,7 +211,9 @@ class _Gather:
         began = time.perf_counter_ns()
 
         def copy(offsets: Offsets, lengths: Offsets, out: Bytes, targets: Offsets) -> None:
-            run = np.maximum(np.searchsorted(starts, offsets, "right") - 1, 0)
+            some = lengths > 0  # a rank that failed asks for nothing, at no place
+            offsets, lengths, targets = offsets[some], lengths[some], targets[some]
+            run = np.searchsorted(starts, offsets, "right") - 1
             copy_extents(data, begin[run] + offsets - starts[run], out, targets, lengths)
 
         copy(own.offsets, own.lengths, self._out, own.places)
