@@ -64,8 +64,8 @@ def test_a_foreign_file_is_refused_as_foreign(data):
 def test_a_newer_format_or_kind_is_unsupported_not_damage():
     with pytest.raises(UnsupportedError, match="format 2"):
         Inode.decode(b"pinstripe 2 whatever comes\n")
-    with pytest.raises(UnsupportedError, match="kind stub"):
-        Inode.decode(checked(b"pinstripe 1 " + b"00" * 16 + b" stub 0 ", b"\n" + LAYOUT + b"\n"))
+    with pytest.raises(UnsupportedError, match="kind tape"):
+        Inode.decode(checked(b"pinstripe 1 " + b"00" * 16 + b" tape 0 ", b"\n" + LAYOUT + b"\n"))
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_contradicts_itself_is_damage_even_where_the_checksum_holds(line, r
 
 
 def test_an_inode_that_cannot_be_is_not_made():
-    for arguments in ((b"", "inline"), (FILE, "stub"), (FILE, "generations", b"data")):
+    for arguments in ((b"", "inline"), (FILE, "tape"), (FILE, "generations", b"data")):
         with pytest.raises(ArgumentError):
             Inode(arguments[0], arguments[1], Layout(), *arguments[2:])
 

@@ -15,7 +15,7 @@ from pinstripe.format.inode import Inode
 from pinstripe.format.layout import Layout
 from pinstripe.store import namespace as ns
 from pinstripe.store.create import create
-from pinstripe.store.newfile import link_opened_inode, write_inline
+from pinstripe.store.newfile import link_opened_inode, write_inode
 from pinstripe.store.store import Store
 
 
@@ -36,7 +36,7 @@ def make(store: Store) -> Make:
     def make(path: str, data: bytes = b"hello", *, held: bool = False) -> Inode:
         inode = Inode(secrets.token_bytes(16), "inline", store.layout, data)
         path = os.path.join(store.root, path)
-        write_inline(store, inode, path, refuse_existing=True, sync=False)
+        write_inode(store, inode, path, refuse_existing=True, sync=False)
         if held:
             fd = os.open(path, os.O_RDONLY)
             link_opened_inode(store, inode.file_id, path, fd)

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from pinstripe.format.inode import Inode
 from pinstripe.store import namespace as ns
 from pinstripe.store.create import create
-from pinstripe.store.newfile import write_inline
+from pinstripe.store.newfile import write_inode
 
 NAMES = ("a", "b", "c")
 paths = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join)
@@ -64,7 +64,7 @@ class NamespaceBesideDirectory(RuleBasedStateMachine):
         def ours(path: str) -> None:
             inode = Inode(secrets.token_bytes(16), "inline", self.store.layout, b"x" * size)
             place = ns.locate(path)
-            write_inline(self.store, inode, place.path, refuse_existing=True, sync=False)
+            write_inode(self.store, inode, place.path, refuse_existing=True, sync=False)
 
         def theirs(path: str) -> None:
             with open(path, "xb") as file:

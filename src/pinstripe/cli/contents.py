@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from ..kernels import crc64
 from ..store import namespace
 from ..store.generation import Generation
 from ..store.listing import head_of, stat_of
@@ -76,7 +75,8 @@ def _describe_generation(store: Any, head: Generation) -> dict[str, Any]:
         "generation": head.number,
         "durable": head.durable,
         "inline": head.inline is not None,
-        "crc64nvme": f"{crc64(head.inline or b'') if header is None else header.data_crc:016x}",
+        "crc64nvme": None if head.content_crc is None else f"{head.content_crc:016x}",
+        "remote": None if head.remote is None else head.remote.url,
         "committed_ns": None if header is None else header.committed_ns,
         "stripes": summary.stripes,
         "holes": summary.holes,
@@ -98,8 +98,10 @@ def _print(described: dict[str, Any]) -> None:
         echo(f"  Size: {size} ({size_text(size)})   Stored: {stored} ({size_text(stored)}){ratio}")
         durable = "" if described["durable"] else " (not durable)"
         echo(f"    Id: {described['id']}   Generation: {described['generation']}{durable}")
-        echo(f"   CRC: {described['crc64nvme']} (CRC64NVME)")
-        if described["inline"]:
+        echo(f"   CRC: {described['crc64nvme'] or 'unknown'} (CRC64NVME)")
+        if described["remote"]:
+            echo(f"  Data: in {described['remote']}; `pinstripe state` tells what of it is here")
+        elif described["inline"]:
             echo("  Data: in the inode")
         else:
             blocks = ", ".join(f"{count} {name}" for name, count in described["codecs"].items() if count)

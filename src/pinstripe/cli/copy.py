@@ -199,7 +199,7 @@ class _Copy:
             finally:
                 session.close()
         if team.rank == 0:
-            check_crc(StoreSource(session).data_crc, crc, item.destination)
+            check_crc(crc, StoreSource(session).data_crc, item.destination)
 
     def _into_host(self, item: Item, source: HostSource | StoreSource, sink: HostSink, team: Team) -> None:
         crc = self._copy_range(source, sink, 1 << 20, team)

@@ -8,13 +8,15 @@ import re
 from ..errors import ArgumentError, DamageError, NamespaceError, UnsupportedError
 from ..kernels import crc64
 from .layout import Layout
+from .remote import Remote
 
 __all__ = ["KINDS", "PREFIX", "Inode"]
 
 PREFIX = b"pinstripe "
 """What every inode starts with, in each version of the format."""
 
-KINDS = ("generations", "inline")
+KINDS = ("generations", "inline", "stub")
+_WITH_DATA = ("inline", "stub")
 
 _LINE = re.compile(rb"pinstripe 1 ([0-9a-f]{32}) ([a-z]+) (0|[1-9][0-9]{0,18}) ([0-9a-f]{16})")
 
@@ -28,11 +30,12 @@ class Inode:
     file_id : bytes
         16 bytes.
     kind : str
-        ``generations``: empty until generation 1. ``inline``: `data` until generation 1.
+        ``generations``: empty until generation 1. ``inline``: `data` until generation 1. ``stub``: until generation 1 the bytes
+        of the object that `remote` names.
     layout : Layout
         The file's layout.
     data : bytes
-        The data of an inline file.
+        The data of an inline file; the JSON of a stub's `Remote`.
     """
 
     file_id: bytes
@@ -45,8 +48,19 @@ class Inode:
             raise ArgumentError(f"file id {self.file_id!r}: must be 16 bytes")
         if self.kind not in KINDS:
             raise ArgumentError(f"kind={self.kind!r}: choose one of {', '.join(KINDS)}")
-        if self.data and self.kind != "inline":
+        if self.data and self.kind not in _WITH_DATA:
             raise ArgumentError(f"an inode of kind {self.kind} holds no data: choose kind='inline'")
+
+    @property
+    def remote(self) -> Remote | None:
+        """What a stub stands for; None for the other kinds.
+
+        Raises
+        ------
+        DamageError
+            It is malformed.
+        """
+        return Remote.from_json(self.data) if self.kind == "stub" else None
 
     def encode(self) -> bytes:
         """Return the bytes of the inode."""
@@ -90,7 +104,7 @@ class Inode:
         if kind not in KINDS:
             raise UnsupportedError(f"an inode of kind {kind}, unknown to this pinstripe: use a newer one")
         text, newline, content = rest.partition(b"\n")
-        if not newline or len(content) != int(match[3]) or (content and kind != "inline"):
+        if not newline or len(content) != int(match[3]) or (content and kind not in _WITH_DATA):
             raise DamageError(
                 "an inode of another length than it states",
                 file=file_id.hex(),

@@ -23,6 +23,8 @@ __all__ = [
     "PAGE_ENTRY",
     "PAGE_RECORDS",
     "RECORD",
+    "SECTION_ARCHIVED",
+    "SECTION_STUB",
     "SEGMENTS_LIMIT",
     "SEGMENT_ENTRY",
     "SEGMENT_SYNCED",
@@ -63,6 +65,11 @@ SEGMENT_ENTRY = np.dtype(
 SEGMENT_SYNCED = 1
 """Bit of an entry's flags: the segment was synced before the manifest was linked."""
 
+SECTION_STUB = 1
+"""Kind of the section that says: there are no records, the bytes are those of the archived section's remote. Must be understood."""
+SECTION_ARCHIVED = 2
+"""Kind of the section that holds a `Base`. Carried."""
+
 PAGE_ENTRY = np.dtype([("offset", "<u8"), ("checksum", "<u8"), ("data_crc", "<u8"), ("stored_bytes", "<u8")])
 """An entry of the page directory."""
 
@@ -73,7 +80,7 @@ _SIZES = (HEADER_BYTES, SEGMENT_ENTRY.itemsize, PAGE_ENTRY.itemsize, RECORD.item
 _SECTION = struct.Struct("<II")
 _SECTIONS_MOST = 1 << 30
 _MUST_UNDERSTAND, _CARRY = 1 << 31, 1 << 30
-_KNOWN_SECTIONS: frozenset[int] = frozenset()
+_KNOWN_SECTIONS = frozenset((SECTION_STUB, SECTION_ARCHIVED))
 _WRITER_AT, _WRITER_BYTES = 256, 1024
 _DURABLE, _KEPT = 1, 2
 _CODEC_WORDS = {number: word for word, number in CODECS.items()}

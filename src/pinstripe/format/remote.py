@@ -9,10 +9,14 @@ from typing import Any
 from ..errors import ArgumentError, DamageError
 from ..kernels import crc64
 
-__all__ = ["CHECKSUMS", "Endpoint", "Remote"]
+__all__ = ["CHECKSUMS", "PROOFS", "Base", "Endpoint", "Remote"]
 
 CHECKSUMS = ("auto", "crc64nvme", "crc32c", "none")
 """Checksums that may go with an upload; ``auto`` takes the first that the endpoint knows."""
+
+PROOFS = ("crc64nvme", "etag", "size")
+"""How it is known that a file and a remote are the same bytes: the checksum of the whole; every byte came from that ETag, or
+the service took them under a checksum of their own; only the length was compared."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -153,7 +157,8 @@ class Remote:
             )
             if not all(isinstance(text, str) for text in (remote.bucket, remote.key, remote.etag, remote.version)):
                 raise TypeError("a text was expected")
-            if not isinstance(remote.size, int) or not isinstance(remote.modified_ns, int) or remote.size < 0:
+            numbers: list[Any] = [remote.size, remote.modified_ns]
+            if not all(isinstance(number, int) for number in numbers) or remote.size < 0:
                 raise TypeError("a number was expected")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamageError(f"a remote object that is malformed: {error!r}") from None
@@ -176,4 +181,62 @@ class Remote:
             values = json.loads(data)
         except (ValueError, RecursionError) as error:
             raise DamageError(f"a remote object that is not JSON: {error}") from None
+        return cls.from_values(values)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Base:
+    """A remote that a file's content was last known to equal.
+
+    Attributes
+    ----------
+    remote : Remote
+    tx : bytes
+        Transaction of the generation that equals it; the file's id where that is generation 0. 16 bytes.
+    proof : str
+        One of `PROOFS`.
+    """
+
+    remote: Remote
+    tx: bytes
+    proof: str = "crc64nvme"
+
+    def to_values(self) -> dict[str, Any]:
+        """Return the values for JSON."""
+        return {"remote": self.remote.to_values(), "tx": self.tx.hex(), "proof": self.proof}
+
+    @classmethod
+    def from_values(cls, values: Any) -> Base:
+        """Read what `to_values` gave.
+
+        Raises
+        ------
+        DamageError
+            It is none.
+        """
+        try:
+            base = cls(Remote.from_values(values["remote"]), bytes.fromhex(values["tx"]), values["proof"])
+            if len(base.tx) != 16 or base.proof not in PROOFS:
+                raise ValueError("a transaction or a proof that cannot be")
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamageError(f"a base that is malformed: {error!r}") from None
+        return base
+
+    def to_json(self) -> bytes:
+        """Return it as one line of JSON."""
+        return json.dumps(self.to_values(), sort_keys=True, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Base:
+        """Read what `to_json` gave.
+
+        Raises
+        ------
+        DamageError
+            It is none.
+        """
+        try:
+            values = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise DamageError(f"a base that is not JSON: {error}") from None
         return cls.from_values(values)

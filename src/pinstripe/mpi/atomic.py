@@ -17,7 +17,9 @@ import numpy as np
 
 from ..errors import DamageError
 from ..store.filesystem import filesystem_type
-from ..store.session import TOLD, Session
+from ..store.index import TOLD
+from ..store.session import Session
+from ..store.writing import usable_targets
 from ..store.shared_file import SHARED_HEAD_BYTES
 
 __all__ = ["AtomicLog", "why_not_atomic"]
@@ -94,7 +96,7 @@ class AtomicLog:
 
 def why_not_atomic(session: Session, hosts: list[str]) -> str:
     """Say why atomic mode cannot be on a file's targets; empty = it can."""
-    for target in session.usable_targets():
+    for target in usable_targets(session.store, session.layout):
         if target.scope != "shared":
             return f"atomic mode needs targets that every rank reaches: {target.path} has scope={target.scope}"
         if len(set(hosts)) > 1 and filesystem_type(target.path) in _NETWORK:

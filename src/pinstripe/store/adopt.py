@@ -63,7 +63,7 @@ def adopt(path: AnyPath) -> str:
         directory = place.store.file_directory(inode.file_id)
         held = os.path.join(directory, "inode")
         if not os.path.isdir(directory):
-            if inode.kind == "inline":
+            if inode.kind != "generations":
                 return "whole"
             raise DamageError(
                 "the file's generations are not in this store: copy it from where they are", path=place.path

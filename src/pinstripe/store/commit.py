@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ import numpy.typing as npt
 
 from ..errors import ConflictError, DamageError, Error, FencedError, OutcomeUnknownError
 from ..format.layout import Layout
-from ..format.manifest import PAGE_RECORDS, SEGMENT_SYNCED
+from ..format.manifest import PAGE_RECORDS, SECTION_STUB, SEGMENT_SYNCED, Header
 from ..format.segment import segment_name
 from ..options import Options
 from ..targets.contract import Access, FileContent
@@ -65,6 +66,8 @@ def commit(
     options: Options,
     path: str,
     rewrite: Rewrite,
+    *,
+    check: Callable[[Header], None] | None = None,
 ) -> Generation:
     """Publish `proposal` as the next generation, or raise; then nothing of it is visible.
 
@@ -76,6 +79,8 @@ def commit(
         The one whose number `tx` recorded.
     rewrite : callable
         Writes frames of this transaction anew, for stripes that must be merged.
+    check : callable, optional
+        Looks at the header before anything is written; raises where it must not be published.
 
     Raises
     ------
@@ -86,7 +91,7 @@ def commit(
     OutcomeUnknownError
         The link failed in a way that leaves it open.
     """
-    onto = Generation(base.file_id, layout) if proposal.replaces else base
+    onto = base.emptied() if proposal.replaces else base
     number = tx.next_number
     for _ in range(options.retries + 1):
         if options.durable:
@@ -101,14 +106,17 @@ def commit(
             proposal.size,
             layout,
             durable=options.durable,
+            sections=proposal.sections,
         )
+        if check is not None:
+            check(manifest.header)
         tx.write_manifest(dataclasses.replace(manifest.header, number=number), manifest.body, sync=options.durable)
         try:
             _link(tx, number)
         except _Lost:
             tx.reopen_for_retry()
             head, number = _newest(store, tx, path)
-            if proposal.replaces:
+            if proposal.replaces or _is_released(head, onto):
                 head.close()
                 continue
             try:  # relative to what it was put on last: that was another's newest content, perhaps changed back since (LINEAR)
@@ -130,6 +138,13 @@ def commit(
         f"lost to other writers {options.retries + 1} times in a row; the transaction is kept",
         path=path,
         transaction=_keep(tx),
+    )
+
+
+def _is_released(head: Generation, onto: Generation) -> bool:
+    """Whether a stub took the place of the very content that we stand on: our base pins it, so it is there still (BASED)."""
+    return any(
+        section.kind == SECTION_STUB and section.data and section.data == onto.transaction for section in head.sections
     )
 
 

@@ -26,14 +26,19 @@ from ..format.manifest import (
     PAGE_ENTRY,
     PAGE_RECORDS,
     RECORD,
+    SECTION_ARCHIVED,
+    SECTION_STUB,
     SEGMENT_ENTRY,
     Header,
+    Section,
     State,
     check_page,
     decode_tables,
     page_records,
 )
+from ..format.remote import Base, Remote
 from ..format.segment import manifest_copy_name
+from ..kernels import crc64
 from .fresh import force_fresh
 from .naming import naming
 
@@ -139,6 +144,10 @@ class Generation:
     sections : tuple of Section
     inline : bytes or None
         The whole content, where the inode holds it.
+    remote : Remote or None
+        The object whose bytes are the content, of a stub; it has no records then.
+    archived : Base or None
+        What the manifest says of its base.
     store : Store or None
         Whose targets may hold a copy of the manifest, for a page that does not verify.
     """
@@ -154,6 +163,7 @@ class Generation:
         path: str = "",
         fd: int = -1,
         inline: bytes | None = None,
+        remote: Remote | None = None,
     ) -> None:
         self.file_id = file_id
         self.layout = header.layout if header is not None else layout
@@ -163,10 +173,17 @@ class Generation:
         self.inline = inline
         self._fd = fd
         self._tables = tables
+        self.segments, self.directory = np.zeros(0, SEGMENT_ENTRY), np.zeros(0, PAGE_ENTRY)
+        self.sections: tuple[Section, ...] = ()
         if header is not None:
             self.segments, self.directory, self.sections = decode_tables(tables, header)
-        else:
-            self.segments, self.directory, self.sections = np.zeros(0, SEGMENT_ENTRY), np.zeros(0, PAGE_ENTRY), ()
+        kinds = {section.kind: section.data for section in self.sections}
+        self.archived = Base.from_json(kinds[SECTION_ARCHIVED]) if SECTION_ARCHIVED in kinds else None
+        self.remote = remote
+        if SECTION_STUB in kinds:
+            if self.archived is None:
+                raise DamageError("a stub's manifest that does not say of what", path=path, file=file_id.hex())
+            self.remote = self.archived.remote
         self.store: Store | None = None
         self._pages: dict[int, Array] = {}  # what was read longest ago first
         self._lock = threading.Lock()
@@ -176,7 +193,27 @@ class Generation:
         """Logical bytes."""
         if self.header is not None:
             return self.header.size
+        if self.remote is not None:
+            return self.remote.size
         return len(self.inline) if self.inline is not None else 0
+
+    @property
+    def content_crc(self) -> int | None:
+        """CRC-64/NVME of the content; None of a stub whose bucket keeps none."""
+        if self.remote is not None:
+            return self.remote.crc64
+        return self.header.data_crc if self.header is not None else crc64(self.inline or b"")
+
+    @property
+    def carried(self) -> tuple[Section, ...]:
+        """Sections that the next generation has, too."""
+        return tuple(section for section in self.sections if section.carry)
+
+    def emptied(self) -> Generation:
+        """What a replace stands on: no content, and what else is carried on."""
+        empty = Generation(self.file_id, self.layout)
+        empty.sections = tuple(section for section in self.carried if section.kind != SECTION_STUB)
+        return empty
 
     @property
     def stored_bytes(self) -> int:
@@ -196,6 +233,12 @@ class Generation:
         return self.header.tx if self.header is not None else b""
 
     # --- opening -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def zero(cls, inode: Inode) -> Generation:
+        """Make generation 0: nothing, or what the inode itself holds."""
+        inline = inode.data if inode.kind == "inline" else None
+        return cls(inode.file_id, inode.layout, inline=inline, remote=inode.remote)
 
     @classmethod
     def from_path(cls, file_id: bytes, path: str, number: int | None) -> Generation:
@@ -262,14 +305,12 @@ class Generation:
             if not numbers:
                 if named is not None and not named():
                     raise FileNotFoundError(2, os.strerror(2), path)
-                if inode.kind == "inline":
-                    return cls(inode.file_id, inode.layout, inline=inode.data)
-                if numbers is None:
+                if numbers is None and inode.kind == "generations":
                     raise DamageError(
                         f"the file's directory {directory} is missing, though its name says that it has generations",
                         path=path,
                     )
-                return cls(inode.file_id, inode.layout)
+                return cls.zero(inode)
             found = cls.newest(store, inode.file_id, directory, numbers, path)
             if found is not None:
                 return found
@@ -345,11 +386,17 @@ class Generation:
 
     @classmethod
     def from_head_bytes(
-        cls, file_id: bytes, layout: Layout, data: bytes, path: str, inline: bytes | None
+        cls,
+        file_id: bytes,
+        layout: Layout,
+        data: bytes,
+        path: str,
+        inline: bytes | None,
+        remote: Remote | None = None,
     ) -> Generation:
         """Make the generation that another rank opened; pages are read from `path` when they are needed."""
         if not data:
-            return cls(file_id, layout, inline=inline)
+            return cls(file_id, layout, inline=inline, remote=remote)
         header = Header.decode(data[:HEADER_BYTES])
         return cls(file_id, layout, number=header.number, header=header, tables=data[HEADER_BYTES:], path=path)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..format.manifest import (
     RECORD,
     SEGMENT_ENTRY,
     Header,
+    Section,
     State,
     encode_tables,
     page_records,
@@ -29,7 +30,7 @@ from ..kernels import crc64, crc64_fold, crc64_zeros
 from .generation import Generation
 from .transaction import Copied
 
-__all__ = ["CHANGE", "NO_STRIPE", "Index", "Manifest", "build_manifest", "page_data_crc"]
+__all__ = ["CHANGE", "NO_STRIPE", "TOLD", "Index", "Manifest", "build_manifest", "page_data_crc", "segment_keys"]
 
 Array = npt.NDArray[Any]
 NO_STRIPE = 1 << 62
@@ -37,6 +38,16 @@ RUNS_KEPT = 32
 
 CHANGE = np.dtype([("stripe", "<u8"), ("sequence", "<u4"), ("foreign", "<u4"), ("record", RECORD)])
 """One changed stripe: which collective call wrote it, and whether another rank will publish it (then it is known here only to be read)."""
+
+
+TOLD = np.dtype([("change", CHANGE), ("segment", SEGMENT_ENTRY)])
+"""A change as it is told to others, or kept for them: with the segment that its record names."""
+
+
+def segment_keys(segments: Array) -> Array:
+    """What tells one segment from another, as bytes (transaction, target, stream, n)."""
+    raw = np.ascontiguousarray(segments).view(np.uint8).reshape(len(segments), SEGMENT_ENTRY.itemsize)
+    return np.ascontiguousarray(raw[:, :40]).view("S40").reshape(-1)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -204,6 +215,7 @@ def build_manifest(
     layout: Layout,
     *,
     durable: bool,
+    sections: Sequence[Section] | None = None,
 ) -> Manifest:
     """Make the manifest of `base` with `changes` on top.
 
@@ -221,6 +233,8 @@ def build_manifest(
         The file's bytes.
     durable : bool
         Whether everything that it names is synced.
+    sections : sequence of Section, optional
+        Instead of those that the base carries on.
 
     Notes
     -----
@@ -287,7 +301,7 @@ def build_manifest(
     table[dead] = np.zeros((), SEGMENT_ENTRY)
 
     body: list[bytes | memoryview | Copied] = [b""]
-    sections = [section for section in base.sections if section.carry]
+    sections = base.carried if sections is None else sections
     place = HEADER_BYTES + len(encode_tables(table, directory, sections))
     source = base.descriptor() if base.header is not None else -1
     for number in np.flatnonzero(directory["offset"]).tolist():

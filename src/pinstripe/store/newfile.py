@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import stat
+from collections.abc import Callable
 
 from ..errors import NamespaceError, OutcomeUnknownError, UnsupportedError
 from ..format.inode import Inode
@@ -21,7 +22,16 @@ from .fresh import fsync_directory, is_there, link_descriptor, rename_noreplace
 from .store import Store
 from .transaction import Transaction
 
-__all__ = ["NewFile", "access_of", "is_private", "link_opened_inode", "make_directory", "write_inline"]
+__all__ = [
+    "MovedError",
+    "NewFile",
+    "access_of",
+    "give_directory",
+    "is_private",
+    "link_opened_inode",
+    "make_directory",
+    "write_inode",
+]
 
 _NO_TMPFILE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOTSUP)
 _NO_RENAME_FLAGS = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
@@ -265,13 +275,55 @@ def link_opened_inode(store: Store, file_id: bytes, path: str, fd: int) -> None:
         raise
 
 
-def write_inline(store: Store, inode: Inode, path: str, *, refuse_existing: bool, sync: bool) -> bool:
-    """Make a small file in one step: an inode with its data, linked to its name.
+class MovedError(FileNotFoundError):
+    """The name led to another file, or to none, before the transaction stood; who opens looks again."""
+
+
+def give_directory(store: Store, inode: Inode, path: str, seen: os.stat_result) -> None:
+    """Give a file whose inode holds all that it is its directory ``files/aa/ID``, if it has none.
+
+    Parameters
+    ----------
+    seen : os.stat_result
+        Of the very inode that was read.
+
+    Raises
+    ------
+    MovedError
+        The name leads to another file by now.
+    """
+    held = os.path.join(store.file_directory(inode.file_id), "inode")
+    if inode.kind == "generations" or os.path.lexists(held):  # a crash may leave the directory empty
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if not os.path.samestat(os.fstat(fd), seen):
+            raise MovedError(errno.ENOENT, "the file was replaced while it was opened", path)
+        link_opened_inode(store, inode.file_id, path, fd)
+    finally:
+        os.close(fd)
+
+
+def write_inode(
+    store: Store,
+    inode: Inode,
+    path: str,
+    *,
+    refuse_existing: bool,
+    sync: bool,
+    prepare: Callable[[int], None] | None = None,
+) -> bool:
+    """Make a file in one step: an inode that holds all that it is, linked to its name.
+
+    Parameters
+    ----------
+    prepare : callable, optional
+        Is given the inode's descriptor before it has a name: sets mode, owner, times.
 
     Returns
     -------
     bool
-        False when others could write the file, which may then not be inline: nothing was made.
+        False when others could write an inline file: nothing was made.
 
     Raises
     ------
@@ -283,7 +335,9 @@ def write_inline(store: Store, inode: Inode, path: str, *, refuse_existing: bool
     parent = os.path.dirname(path)
     fd, hidden = _make_inode(parent, inode.encode(), inode.file_id)
     try:
-        if not is_private(os.fstat(fd).st_mode):
+        if prepare is not None:
+            prepare(fd)
+        if inode.kind == "inline" and not is_private(os.fstat(fd).st_mode):
             return False
         if sync:
             os.fsync(fd)

@@ -24,9 +24,9 @@ from .directory_layout import layout_of
 from .generation import Generation, list_numbers, newest_durable, read_header
 from .inode_file import read_inode
 from .naming import naming
-from .newfile import access_of
+from .newfile import MovedError, access_of
 from .place import Place, locate
-from .session import MovedError, Session, base_of, register
+from .session import Session, base_of, register
 from .store import Store
 from .team import SERIAL, Team
 from .transaction import Transaction
@@ -52,6 +52,7 @@ class _Opened:
     manifest: str
     access: tuple[int, int, int]
     inline: bool
+    stub: bool
 
 
 def open_session(
@@ -119,7 +120,8 @@ def _share(session: Session | None, mode: str, team: Team, options: Options) -> 
     inode = Inode.decode(inode_bytes)
     store = Store.find(os.path.dirname(opened.path))
     inline = inode.data if opened.inline else None
-    base = Generation.from_head_bytes(inode.file_id, inode.layout, head, opened.manifest, inline)
+    remote = inode.remote if opened.stub else None
+    base = Generation.from_head_bytes(inode.file_id, inode.layout, head, opened.manifest, inline, remote)
     base.store = store
     made = Session(store, opened.path, inode, mode, team, options, base)
     made.access = Access(*opened.access)
@@ -137,6 +139,7 @@ def _describe(session: Session) -> _Opened:
         manifest=session.base.path,
         access=(access.mode, access.uid or 0, access.gid or 0),
         inline=session.base.inline is not None,
+        stub=session.base.remote is not None and session.base.header is None,
     )
 
 
@@ -273,8 +276,8 @@ def _generation(
         except FileNotFoundError:
             raise FileNotFoundError(errno.ENOENT, f"the file keeps no transaction {which}", path) from None
     number = int(which)
-    if number == 0 and inode.kind == "inline":
-        return Generation(inode.file_id, inode.layout, inline=inode.data)
+    if number == 0 and inode.kind != "generations":
+        return Generation.zero(inode)
     try:
         return Generation.from_path(inode.file_id, os.path.join(directory, str(number)), number)
     except FileNotFoundError:

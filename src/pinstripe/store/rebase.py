@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ..errors import ConflictError
 from ..format.layout import Layout
+from ..format.manifest import Section
 from .generation import Generation
 from .index import CHANGE, NO_STRIPE
 from .merge import changed_stripes, merge_bytes
@@ -49,6 +50,8 @@ class Proposal:
         Whatever is there is replaced (mode w); nothing is compared.
     appends_at : int
         Mode a: the base's size, where our bytes begin; they move if the file grew. -1 = not appending.
+    sections : tuple of Section, optional
+        Instead of those that the base carries on.
     """
 
     changes: Array
@@ -58,6 +61,7 @@ class Proposal:
     truncated: bool = False
     replaces: bool = False
     appends_at: int = -1
+    sections: tuple[Section, ...] | None = None
 
 
 def rebase(
@@ -116,6 +120,8 @@ class _Rebase:
 
     def run(self) -> Proposal:
         ours, base, head = self.ours, self.base, self.head
+        if head.remote is not None:
+            raise _Clash(f"the file is now a stub of {head.remote.url}")
         if ours.appends_at >= 0 and head.size != ours.appends_at:
             return self._appended()
         theirs = changed_stripes(base, head)

@@ -29,11 +29,10 @@ from .cpus import cpus_for_threads
 from .draft import Array, Draft
 from .fresh import fsync_directory
 from .generation import Generation, list_numbers, read_header
-from .index import CHANGE, Index
+from .index import CHANGE, TOLD, Index, segment_keys
 from .inode_file import read_inode
 from .naming import naming
-from .newfile import NewFile, link_opened_inode, write_inline
-from .placement import spread, striped_targets
+from .newfile import MovedError, NewFile, give_directory, write_inode
 from .reader import FrameReader
 from .rebase import Proposal
 from .shared_file import SharedFile
@@ -41,13 +40,11 @@ from .store import Store
 from .team import Team
 from .transaction import Transaction
 from .writer import FrameWriter, WriteCounters
+from .writing import open_writer
 
-__all__ = ["TOLD", "Counters", "MovedError", "Session", "base_of", "register"]
+__all__ = ["Counters", "Session", "base_of", "register"]
 
 logger = logging.getLogger("pinstripe")
-
-TOLD = np.dtype([("change", CHANGE), ("segment", SEGMENT_ENTRY)])
-"""A change as one rank tells it to the others: with the segment that its record names."""
 
 _SCOPE = np.dtype([("size", "<i8"), ("cut", "<u8"), ("flags", "<u8")])
 _TRUNCATED, _CHANGED = 1, 2
@@ -148,31 +145,19 @@ class Session(Draft):
         )
 
     def _make_writer(self, stream: int) -> FrameWriter:
-        usable = self.usable_targets()
-        first = int.from_bytes(self.file_id[:4], "little")
-        chosen = striped_targets(len(usable), self.layout.stripe_count, first)
-        mine = spread(chosen, self.team.rank, self.team.size, self.options.max_segments)
-        spares = [k for k in [*chosen, *range(len(usable))] if k not in mine]
-        return FrameWriter(
+        return open_writer(
+            self.store,
             self.file_id,
             self.tx_id,
             stream,
-            [usable[k] for k in mine],
-            [usable[k] for k in dict.fromkeys(spares)],
+            self.layout,
             self.access,
-            block_bytes=self.layout.block_bytes,
-            codec=self.layout.codec_number,
-            batch_bytes=self.options.batch_bytes,
-            acceleration=self.options.acceleration,
+            self.options,
+            rank=self.team.rank,
+            ranks=self.team.size,
             threads=self._threads,
             make_room=self._make_room,
         )
-
-    def usable_targets(self) -> list[Target]:
-        """Independent. The targets that new frames of this file may go to."""
-        states = {entry.id: entry.state for entry in self.store.superblock.targets}
-        active = [t for t in self.store.targets if states.get(t.id) != "drain"]
-        return [t for t in active if self.layout.pool is None or t.pool == self.layout.pool]
 
     def _make_room(self, target: Target) -> bool:
         """A full target: collect what may go of this file, its grace time waived."""
@@ -266,7 +251,7 @@ class Session(Draft):
         if not len(told):
             return
         changes = told["change"].copy()
-        keys, first, which = np.unique(_segment_keys(told["segment"]), return_index=True, return_inverse=True)
+        keys, first, which = np.unique(segment_keys(told["segment"]), return_index=True, return_inverse=True)
         numbers = np.zeros(len(keys), np.uint32)
         for k, key in enumerate(keys.tolist()):
             number = self._foreign.get(key)
@@ -554,7 +539,12 @@ class Session(Draft):
             self.base.close()
             self.replaces = False
             self.base = Generation.from_head_bytes(
-                self.file_id, self.layout, head, path, self.base.inline if not head else None
+                self.file_id,
+                self.layout,
+                head,
+                path,
+                self.base.inline if not head else None,
+                self.base.remote if not head else None,
             )
         self._begin_on(self.base)
         if not final:
@@ -570,7 +560,7 @@ class Session(Draft):
         replaced = _id_at(self.path) if self.mode == "w" else None
         durable = self.options.durable or replaced is not None  # a replace makes the new file durable first
         with naming(self.path):
-            if not write_inline(self.store, inode, self.path, refuse_existing=self.mode != "w", sync=durable):
+            if not write_inode(self.store, inode, self.path, refuse_existing=self.mode != "w", sync=durable):
                 return False
         if replaced is not None:
             collect_removed(self.store, replaced)
@@ -627,10 +617,6 @@ class Session(Draft):
 # --- opening: what the first rank does --------------------------------------------------------------------------------
 
 
-class MovedError(FileNotFoundError):
-    """The name led to another file, or to none, before the transaction stood; who opens looks again."""
-
-
 def _add(total: Counters, writer: FrameWriter) -> None:
     """Add what a writer did."""
     for field in dataclasses.fields(WriteCounters):
@@ -647,17 +633,7 @@ def _add(total: Counters, writer: FrameWriter) -> None:
 def register(store: Store, inode: Inode, path: str, seen: os.stat_result, ranks: int) -> Transaction:
     """Register a transaction on a file that has a name; then check that ``inode`` is still this inode and is named."""
     tx = Transaction(store, inode.file_id, inode.layout, ranks=ranks)
-    if inode.kind == "inline" and not os.path.lexists(
-        os.path.join(tx.directory, "inode")
-    ):  # a crash may leave it empty
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            now = os.fstat(fd)
-            if (now.st_dev, now.st_ino) != (seen.st_dev, seen.st_ino):
-                raise MovedError(errno.ENOENT, "the file was replaced while it was opened", path)
-            link_opened_inode(store, inode.file_id, path, fd)
-        finally:
-            os.close(fd)
+    give_directory(store, inode, path, seen)
     try:
         tx.register()
     except FileNotFoundError:
@@ -710,9 +686,3 @@ def _nothing() -> None:
 
 def _cannot_recover(slot: int) -> None:
     raise DamageError("a merged stripe could not be synced")
-
-
-def _segment_keys(segments: Array) -> Array:
-    """What tells one segment from another, as bytes (transaction, target, stream, n)."""
-    raw = np.ascontiguousarray(segments).view(np.uint8).reshape(len(segments), SEGMENT_ENTRY.itemsize)
-    return np.ascontiguousarray(raw[:, :40]).view("S40").reshape(-1)
