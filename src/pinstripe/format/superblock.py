@@ -10,17 +10,21 @@ from typing import Any
 from ..errors import ArgumentError, DamageError, UnsupportedError
 from ..kernels import crc64
 from .layout import Layout, check_pool
+from .remote import Endpoint
 
-__all__ = ["FEATURES", "FORMAT", "SCOPES", "STATES", "Superblock", "TargetEntry"]
+__all__ = ["EVENTS", "FEATURES", "FORMAT", "SCOPES", "STATES", "LinkEntry", "Superblock", "TargetEntry"]
 
 FORMAT = 1
 """The version of the format that this package reads and writes."""
 
-FEATURES: frozenset[str] = frozenset()
+_LINKS = "links"
+FEATURES = frozenset((_LINKS,))
 """Features that this package knows, of all three kinds."""
 
 SCOPES = ("shared", "node")
 STATES = ("active", "drain")
+EVENTS = ("new", "changed", "deleted")
+"""What a link may carry over, in each direction."""
 _KINDS = ("incompatible", "read_only_compatible", "compatible")
 
 
@@ -61,6 +65,102 @@ class TargetEntry:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LinkEntry:
+    """What the superblock says of one link: a directory that is tied to a prefix of a bucket.
+
+    Attributes
+    ----------
+    id : bytes
+        16 bytes.
+    directory : str
+        Relative to the store, normalised; "" is the store's own directory.
+    bucket : str
+    prefix : str
+        "" for the whole bucket, else ends in ``/``. The key of ``directory/name`` is ``prefix`` + ``name``.
+    import_, export : tuple of str
+        Of `EVENTS`, in that order: what is carried over from the bucket, and to it.
+    endpoint : Endpoint
+    options : dict
+        Settings of this link, by name; text, numbers or truth values. Those that this version does not know are kept.
+    """
+
+    id: bytes
+    directory: str
+    bucket: str
+    prefix: str = ""
+    import_: tuple[str, ...] = ()
+    export: tuple[str, ...] = ()
+    endpoint: Endpoint = dataclasses.field(default_factory=Endpoint)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.id) != 16:
+            raise ArgumentError(f"link id {self.id!r}: must be 16 bytes")
+        texts: tuple[Any, ...] = (self.directory, self.bucket, self.prefix)
+        if not all(isinstance(text, str) and "\0" not in text for text in texts):
+            raise ArgumentError(f"link {texts!r}: directory, bucket and prefix must be text without NUL")
+        if not self.bucket:
+            raise ArgumentError("a link without a bucket: write s3://BUCKET/PREFIX")
+        if not _is_relative(self.directory) or any(name.startswith(".pinstripe") for name in self.directory.split("/")):
+            raise ArgumentError(f"link directory {self.directory!r}: must be relative to the store, without . and ..")
+        if self.prefix and (not self.prefix.endswith("/") or not _is_relative(self.prefix[:-1])):
+            raise ArgumentError(
+                f"link prefix {self.prefix!r}: must be names with / behind each, and none of them empty, . or .."
+            )
+        for name, words in (("import", self.import_), ("export", self.export)):
+            if tuple(word for word in EVENTS if word in words) != words:
+                raise ArgumentError(f"link {name}={words!r}: choose of {', '.join(EVENTS)}, each once, in that order")
+        options: dict[Any, Any] = self.options
+        if not all(isinstance(key, str) for key in options) or not all(
+            isinstance(value, str | int | float) for value in options.values()
+        ):
+            raise ArgumentError(f"link options {self.options!r}: must be text, numbers or truth values by name")
+
+    @property
+    def url(self) -> str:
+        """``s3://bucket/prefix``, for people."""
+        return f"s3://{self.bucket}/{self.prefix}"
+
+    def overlaps(self, other: LinkEntry) -> str:
+        """Say in what the two meet: ``directory``, ``bucket``, or "" if they do not.
+
+        The same bucket's name at two services is two buckets, if both links name their service.
+        """
+        if _nested(f"{self.directory}/".lstrip("/"), f"{other.directory}/".lstrip("/")):
+            return "directory"
+        services = {self.endpoint.url.rstrip("/"), other.endpoint.url.rstrip("/")}
+        is_one_service = len(services) == 1 or "" in services
+        return "bucket" * (self.bucket == other.bucket and is_one_service and _nested(self.prefix, other.prefix))
+
+    def to_values(self) -> dict[str, Any]:
+        """Return the values for JSON."""
+        return {
+            "id": self.id.hex(),
+            "directory": self.directory,
+            "bucket": self.bucket,
+            "prefix": self.prefix,
+            "import": list(self.import_),
+            "export": list(self.export),
+            "endpoint": self.endpoint.to_values(),
+            "options": self.options,
+        }
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> LinkEntry:
+        """Read what `to_values` gave; KeyError, TypeError or ValueError where it is none."""
+        return cls(
+            _id(values["id"]),
+            values["directory"],
+            values["bucket"],
+            values["prefix"],
+            tuple(values["import"]),
+            tuple(values["export"]),
+            Endpoint.from_values(values["endpoint"]),
+            dict(values["options"]),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Superblock:
     """One revision of what a store is.
 
@@ -78,7 +178,10 @@ class Superblock:
         In the order in which stripes go round.
     incompatible, read_only_compatible, compatible : tuple of str
         Features that the store uses. Who does not know an incompatible one refuses the store, a read-only compatible one
-        reads it only, a compatible one ignores it.
+        reads it only, a compatible one ignores it. ``links`` is among the read-only compatible ones exactly while there
+        are links, whatever was given.
+    links : tuple of LinkEntry
+        No two overlap.
     """
 
     store_id: bytes
@@ -89,8 +192,17 @@ class Superblock:
     incompatible: tuple[str, ...] = ()
     read_only_compatible: tuple[str, ...] = ()
     compatible: tuple[str, ...] = ()
+    links: tuple[LinkEntry, ...] = ()
 
     def __post_init__(self) -> None:
+        features = self.read_only_compatible
+        if bool(self.links) != (_LINKS in features):
+            others = tuple(word for word in features if word != _LINKS)
+            object.__setattr__(self, "read_only_compatible", (*others, _LINKS) if self.links else others)
+        for number, link in enumerate(self.links):
+            for other in self.links[:number]:
+                if link.id == other.id or link.overlaps(other):
+                    raise ArgumentError(f"the links to {other.url} and to {link.url} overlap")
         if len(self.store_id) != 16:
             raise ArgumentError(f"store id {self.store_id!r}: must be 16 bytes")
         if self.revision < 1:
@@ -116,6 +228,8 @@ class Superblock:
             "layout": dataclasses.asdict(self.layout),
             "targets": [dataclasses.asdict(target) | {"id": target.id.hex()} for target in self.targets],
         }
+        if self.links:
+            values["links"] = [link.to_values() for link in self.links]
         values["crc64nvme"] = f"{crc64(_serialised(values)):016x}"
         return _serialised(values) + b"\n"
 
@@ -168,11 +282,23 @@ class Superblock:
             for entry in values["targets"]
         )
         layout = Layout.from_values(values["layout"])
-        return cls(_id(values["store"]), revision, values["mode"], layout, targets, **features)
+        links = tuple(LinkEntry.from_values(entry) for entry in values.get("links", ()))
+        if bool(links) != (_LINKS in features["read_only_compatible"]) or (not links and "links" in values):
+            raise ValueError("links without their feature, or the feature without links")
+        return cls(_id(values["store"]), revision, values["mode"], layout, targets, **features, links=links)
 
 
 def _serialised(values: dict[str, Any]) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _is_relative(path: str) -> bool:
+    """Tell whether this is "" or names with single slashes between, none of them . or .. ."""
+    return not path or not {"", ".", ".."} & set(path.split("/"))
+
+
+def _nested(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)
 
 
 def _id(text: str) -> bytes:
