@@ -103,7 +103,7 @@ class LinkEntry:
             raise ArgumentError("a link without a bucket: write s3://BUCKET/PREFIX")
         if not _is_relative(self.directory) or any(name.startswith(".pinstripe") for name in self.directory.split("/")):
             raise ArgumentError(f"link directory {self.directory!r}: must be relative to the store, without . and ..")
-        if self.prefix and (not self.prefix.endswith("/") or not _is_relative(self.prefix[:-1])):
+        if self.prefix and (self.prefix[:-1] == "" or self.prefix[-1] != "/" or not _is_relative(self.prefix[:-1])):
             raise ArgumentError(
                 f"link prefix {self.prefix!r}: must be names with / behind each, and none of them empty, . or .."
             )
