@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import itertools
 import logging
+import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +33,8 @@ Array = npt.NDArray[Any]
 FULL = (errno.ENOSPC, errno.EDQUOT)
 SETTLED_NS = 5_000_000
 """Appends must have taken this long before it is judged whether they wait or work. Copying into a page cache is work: then a thread beside the
-encoder only takes its core from another rank (measured: 2 ranks on 2 cores, 0.80 of plain files with threads, 0.89 without)."""
+encoder only takes its core from another rank (measured: 2 ranks on 2 cores, 0.80 of plain files with threads, 0.89 without). So is an append
+that another process was let run before: only a thread that went to sleep has waited."""
 _BATCHES = 3  # one encoded, one written, one waiting for the slowest target
 
 
@@ -83,6 +85,11 @@ def _end(batch: FrameBatch, first: int, last: int, start: int) -> int:
     return int(batch.place(first, last, start)[-1]) + int(batch.records["frame_bytes"][last - 1])
 
 
+def _sleeps() -> int:
+    """How often this thread gave up its CPU to wait for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
+
 class FrameWriter:
     """Writes frames of one file in one transaction, for one rank. Not thread-safe.
 
@@ -130,7 +137,7 @@ class FrameWriter:
         self._pool: ThreadPoolExecutor | None = None
         self._failed: dict[int, OSError] = {}
         self._n = 0
-        self._append_ns = self._idle_ns = 0  # wall time of appends so far, and how much of it no CPU was used
+        self._append_ns = self._idle_ns = 0  # wall time of appends so far, and how much of it they slept
         self._waits = False
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -236,13 +243,14 @@ class FrameWriter:
                 self._pool = ThreadPoolExecutor(max(1, min(8, len(self._homes))), thread_name_prefix="pinstripe-write")
             return self._pool.submit(append)
         done: Future[int] = Future()
-        busy = time.thread_time_ns()
+        busy, sleeps = time.thread_time_ns(), _sleeps()
         try:
             taken = append()
         except OSError as error:
             done.set_exception(error)
             return done
-        self._idle_ns += taken - (time.thread_time_ns() - busy)
+        if _sleeps() != sleeps:
+            self._idle_ns += taken - (time.thread_time_ns() - busy)
         self._append_ns += taken
         self._waits = self._append_ns > SETTLED_NS and self._idle_ns > self._append_ns // 3
         done.set_result(taken)
