@@ -122,7 +122,7 @@ def test_larger_rounds_make_larger_slots_and_smaller_ones_keep_them(ranks: Any, 
         write(comm, store / f"f{number}", mine, batch_bytes=batch)
         assert np.array_equal(content(store / f"f{number}").reshape(whole.shape), whole)
         sizes.append(channel.slots.nbytes if channel.slots is not None else 0)
-    assert sizes == ([128 << 10, 1 << 20, 1 << 20] if ranks.size > 1 else [0, 0, 0])
+    assert sizes == ([256 << 10, 2 << 20, 2 << 20] if ranks.size > 1 else [0, 0, 0])  # two batches
     comm.Free()
 
 

@@ -20,7 +20,7 @@ from .agree import Summaries
 from .channel import Channel
 from .extents import Access, Offsets
 from .plan import Ownership, Pieces, cut_rounds, histogram_edges, one_run, route
-from .slots import Slots, slots_of
+from .slots import SLOT_BYTES_MOST, Slots, slots_of
 from .stages import Stages
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
 Bytes = npt.NDArray[np.uint8]
 
 _CACHED_EXTENTS = 1 << 20
+_BATCHES = 2  # of a round on one host
 
 
 class Sink(Protocol):
@@ -192,14 +193,18 @@ class Rounds:
 def rounds_of(call: Call) -> Rounds:
     """Collective. Cut the call into rounds; where the data is sparse, its bytes are counted first by one Allreduce."""
     rule, channel = call.rule, call.channel
-    bins = histogram_edges(*call.spans, rule.stripe_bytes, rule.ownership, rule.batch_bytes)
+    round_bytes = rule.batch_bytes
+    if rule.share_memory and len(set(channel.hosts)) == 1:
+        # Nothing is held for messages then. Half the rounds are half the waiting; and a batch is encoded while one is written.
+        round_bytes = max(round_bytes, min(_BATCHES * round_bytes, SLOT_BYTES_MOST))
+    bins = histogram_edges(*call.spans, rule.stripe_bytes, rule.ownership, round_bytes)
     weights = None
     if bins is not None:
         weights = np.diff(call.access.below(bins * rule.stripe_bytes))
         channel.comm.Allreduce(MPI.IN_PLACE, weights)
-    cuts = cut_rounds(*call.spans, rule.stripe_bytes, rule.ownership, rule.batch_bytes, bins, weights)
+    cuts = cut_rounds(*call.spans, rule.stripe_bytes, rule.ownership, round_bytes, bins, weights)
     even = bins is None and one_run(*call.spans, rule.stripe_bytes)
-    each = max(1, rule.batch_bytes // rule.stripe_bytes)
+    each = max(1, round_bytes // rule.stripe_bytes)
     slots = slots_of(channel, each * rule.stripe_bytes) if even and rule.share_memory and cuts.size > 1 else None
     near = np.zeros(channel.size, np.bool_)
     if slots is not None:

@@ -246,7 +246,7 @@ def one_run(lo: Offsets, hi: Offsets, nbytes: Offsets, stripe_bytes: int) -> boo
 
 
 def histogram_edges(
-    lo: Offsets, hi: Offsets, nbytes: Offsets, stripe_bytes: int, ownership: Ownership, batch_bytes: int
+    lo: Offsets, hi: Offsets, nbytes: Offsets, stripe_bytes: int, ownership: Ownership, round_bytes: int
 ) -> Offsets | None:
     """Return stripe numbers between which bytes must be counted before rounds can be cut; None for a dense domain.
 
@@ -254,7 +254,7 @@ def histogram_edges(
     """
     starts, stops = _stripe_domain(lo, hi, nbytes, stripe_bytes)
     total = int((stops - starts).sum())
-    if int(nbytes.sum()) * _DENSE >= total * stripe_bytes or total * stripe_bytes <= ownership.owners * batch_bytes:
+    if int(nbytes.sum()) * _DENSE >= total * stripe_bytes or total * stripe_bytes <= ownership.owners * round_bytes:
         return None
     return _uncompacted(np.unique(np.linspace(0, total, min(total, _BINS) + 1).astype(np.int64)), starts, stops)
 
@@ -272,11 +272,11 @@ def cut_rounds(
     nbytes: Offsets,
     stripe_bytes: int,
     ownership: Ownership,
-    batch_bytes: int,
+    round_bytes: int,
     bins: Offsets | None = None,
     weights: Offsets | None = None,
 ) -> Offsets:
-    """Cut the call's stripes into rounds in each of which an owner gets about `batch_bytes`.
+    """Cut the call's stripes into rounds in each of which an owner gets about `round_bytes`.
 
     Parameters
     ----------
@@ -293,7 +293,7 @@ def cut_rounds(
     starts, stops = _stripe_domain(lo, hi, nbytes, stripe_bytes)
     if not starts.size:
         return np.zeros(1, np.int64)
-    each = max(1, batch_bytes // stripe_bytes) * ownership.owners
+    each = max(1, round_bytes // stripe_bytes) * ownership.owners
     if bins is None or weights is None:
         total = int((stops - starts).sum())
         places = np.minimum(np.arange(-(-total // each) + 1) * each, total)
