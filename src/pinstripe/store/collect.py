@@ -24,7 +24,9 @@ from ..format.segment import manifest_copy_name, parse_segment_name
 from ..targets.contract import Target
 from .fresh import fsync_directory, is_there
 from .generation import LISTING_S, Generation, list_directory, list_numbers, read_header
+from .inode_file import read_inode_of
 from .naming import naming
+from .residency import SUFFIX, is_resident_of
 from .shared_file import collect_shared, is_shared_file
 from .transaction import discard
 from .writer_identity import is_alive
@@ -140,7 +142,7 @@ def _collect_once(
     if unreferenced:
         return _remove_file(store, file_id, directory, again, freed)
 
-    live_transactions = {item.tx for item in live}
+    live_transactions = {item.tx for item in live} | set(_fetchers(directory, again))
     dead_segments = []
     for target, name in segments:
         parsed = parse_segment_name(name)
@@ -164,6 +166,30 @@ def _collect_once(
             os.unlink(os.path.join(directory, str(number)))
             freed.generations += 1
     return len(free)
+
+
+def _fetchers(directory: str, numbers: list[int]) -> Iterator[bytes]:
+    """Whose segments hold stripes that are resident of the stub that the head is; the lists of others go."""
+    names = [name for name in os.listdir(directory) if name.endswith(SUFFIX)]
+    if not names:
+        return
+    inode = read_inode_of(directory)
+    if numbers:
+        head = Generation.from_path(inode.file_id, os.path.join(directory, str(max(numbers))), max(numbers))
+    else:
+        head = Generation.zero(inode)
+    head.close()
+    for name in names:
+        path = os.path.join(directory, name)
+        found = is_resident_of(path)
+        if found is None:  # being made
+            with contextlib.suppress(ValueError):
+                yield bytes.fromhex(name.removesuffix(SUFFIX))
+        elif head.remote is not None and found[0] == head.remote.identity:
+            yield found[1]
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
 
 def _copy_owner(name: str) -> bytes | None:

@@ -38,6 +38,7 @@ from ..targets.contract import Access, FileContent
 from .fresh import fsync_directory
 from .generation import Generation, list_numbers, read_header
 from .index import CHANGE, Manifest, build_manifest
+from .inode_file import read_inode_of
 from .naming import naming
 from .newfile import access_of
 from .reader import FrameReader
@@ -349,8 +350,6 @@ def make_durable(store: Store, file_id: bytes) -> None:
 
     A head that is not durable yet is published again by a link of its own, with everything synced. Generation 0 needs nothing.
     """
-    from ..format.inode import Inode  # kinds are told by the listing here
-
     directory = store.file_directory(file_id)
     try:
         numbers = list_numbers(directory)
@@ -358,7 +357,7 @@ def make_durable(store: Store, file_id: bytes) -> None:
         return
     if not numbers:
         return
-    inode = Inode.decode(_read_file(os.path.join(directory, "inode")))
+    inode = read_inode_of(directory)
     head = Generation.head(store, inode, directory)
     try:
         if head.durable:
@@ -383,8 +382,3 @@ def make_durable(store: Store, file_id: bytes) -> None:
 
 def _no_rewrite(stripes: Array, data: Array, offsets: Array, raw: Array) -> tuple[Array, Array]:
     raise DamageError("nothing was changed, so nothing can be merged")
-
-
-def _read_file(path: str) -> bytes:
-    with naming(path), open(path, "rb") as file:
-        return file.read()

@@ -22,6 +22,7 @@ from .cache import PartialStripes, StripeCache
 from .generation import Generation
 from .index import CHANGE, Index
 from .reader import FrameReader
+from .residency import Residency
 from .writer import FrameWriter
 
 __all__ = ["Array", "Bytes", "Draft"]
@@ -75,9 +76,18 @@ class Draft(abc.ABC):
         self._size = self.size_at_base
         self._truncated = False
         self._inline_pending = base.inline is not None and not replaces
+        self._remote = None if replaces else base.remote  # a stub's bytes, which are fetched as they are read
         self._slots: list[int] = []  # writer's segment slot -> its number in the index
         self._untold: list[Array] = []  # changes that the other ranks were not told of
         self._parts: dict[int, list[tuple[Array, Array, int]]] = {}  # stripe -> spilled (record, extents, sequence)
+
+    @abc.abstractmethod
+    def residency(self) -> Residency:
+        """Independent. What of a stub is here; it is opened with the first read."""
+
+    @abc.abstractmethod
+    def learn(self, told: Array) -> None:
+        """Independent. Know records that somebody else wrote (TOLD)."""
 
     @abc.abstractmethod
     def _frame_writer(self) -> FrameWriter:
@@ -157,6 +167,9 @@ class Draft(abc.ABC):
             out[: len(inline)] = inline
             out[len(inline) :] = 0
             return count
+        if self._remote is not None:
+            self._read_stub(offset, out)
+            return count
         sb = self.layout.stripe_bytes
         first_stripe, last_stripe = offset // sb, (offset + count - 1) // sb
         if first_stripe == last_stripe:
@@ -175,6 +188,20 @@ class Draft(abc.ABC):
                 self._unspill(stripe)
         self.cache.overlay(offset, out)
         return count
+
+    def _read_stub(self, offset: int, out: Bytes) -> None:
+        """Read from a stub: what is not here is fetched first, and stays where it may."""
+        sb, residency = self.layout.stripe_bytes, self.residency()
+        first, last = offset // sb, (offset + len(out) - 1) // sb
+        for _ in range(2):
+            if not residency.load_for_read(first, last):
+                break
+            self.learn(residency.take_news())
+            try:
+                return self._read_run(first, last, offset, out)
+            except DamageError:  # a power cut, or a collector, took what was kept
+                residency.distrust(np.arange(first, last + 1, dtype=np.uint64))
+        return residency.fetch_into(offset, out.data)
 
     def _read_run(self, first_stripe: int, last_stripe: int, offset: int, out: Bytes) -> None:
         """Read consecutive stripes, the first and the last perhaps in part."""
@@ -211,6 +238,10 @@ class Draft(abc.ABC):
                 self.read_into(int(offsets[k]), flat[out_offsets[k] : out_offsets[k] + lengths[k]])
             return
         stripes, first, counts, places = _cut_at_stripes(offsets, lengths, out_offsets, self.layout.stripe_bytes)
+        if self._remote is not None and not self._have(np.unique(stripes)):
+            for k in range(len(offsets)):
+                self._read_stub(int(offsets[k]), flat[out_offsets[k] : out_offsets[k] + lengths[k]])
+            return
         self._read(stripes, first, counts, flat, places)
         if self._parts:
             for stripe in [s for s in self._parts if (stripes == s).any()]:
@@ -232,6 +263,12 @@ class Draft(abc.ABC):
         except DamageError as damage:
             self._advise(damage)
             raise
+
+    def _have(self, stripes: Array) -> bool:
+        """Fetch what is not here of a stub's stripes; False = it cannot be kept."""
+        kept = self.residency().load(stripes)
+        self.learn(self.residency().take_news())
+        return kept
 
     def _advise(self, damage: DamageError) -> None:
         damage.filename = self.path

@@ -8,9 +8,10 @@ import stat
 
 from ..errors import DamageError, Error, NamespaceError
 from ..format.inode import PREFIX, Inode
+from .naming import naming
 from .place import AnyPath, Place, locate
 
-__all__ = ["INODE_BYTES_MOST", "is_named", "open_inode", "read_inode", "read_inode_at"]
+__all__ = ["INODE_BYTES_MOST", "is_named", "open_inode", "read_inode", "read_inode_at", "read_inode_of"]
 
 INODE_BYTES_MOST = 32 << 20
 """More than any inode with its inline data is; a longer file is not read to find out that it is none of ours."""
@@ -40,6 +41,18 @@ def read_inode_at(place: Place) -> tuple[Inode, os.stat_result]:
         os.close(fd)
     check_original(place, inode, seen)
     return inode, seen
+
+
+def read_inode_of(directory: str) -> Inode:
+    """Read the inode that ``files/aa/ID`` holds.
+
+    Raises
+    ------
+    FileNotFoundError, DamageError
+    """
+    path = os.path.join(directory, "inode")
+    with naming(path), open(path, "rb") as file:
+        return Inode.decode(file.read(INODE_BYTES_MOST))
 
 
 def open_inode(place: Place) -> int:

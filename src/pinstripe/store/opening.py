@@ -14,23 +14,23 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ArgumentError, DamageError, Error
+from ..errors import ArgumentError, DamageError
 from ..format.inode import Inode
 from ..format.layout import Layout
 from ..options import Options
 from ..targets.contract import Access
 from .commit import sync_entry
 from .directory_layout import layout_of
-from .generation import Generation, list_numbers, newest_durable, read_header
+from .generation import Generation, list_numbers, newest_durable
 from .inode_file import read_inode
 from .naming import naming
 from .newfile import MovedError, access_of
 from .place import Place, locate
-from .session import Session, base_of, register
+from .registering import base_of, refuse_others, register
+from .session import Session
 from .store import Store
+from .stub import restore
 from .team import SERIAL, Team
-from .transaction import Transaction
-from .writer_identity import is_alive
 
 __all__ = ["MODES", "open_session"]
 
@@ -209,7 +209,7 @@ def _open_existing(
     tx = register(store, inode, place.path, seen, team.size)
     try:
         if exclusive:
-            _refuse_others(tx, place.path)
+            refuse_others(tx, place.path)
         try:
             base, highest = base_of(store, inode, place.path, still_named)
         except DamageError:
@@ -218,6 +218,13 @@ def _open_existing(
             numbers = list_numbers(tx.directory)  # whatever is there is replaced, damaged or not
             base, highest = Generation(inode.file_id, inode.layout), max(numbers, default=0)
             base.number = highest
+        if (
+            base.remote is not None and mode != "w"
+        ):  # a stub is restored before it is changed, which is a commit of its own
+            base.close()
+            tx.discard()
+            restore(place.path, durable=options.durable, options=options)
+            raise MovedError(errno.ENOENT, "the file was restored while it was opened", place.path)
         tx.record_base(base.number, highest)
         session = Session(store, place.path, inode, mode, team, options, base)
     except BaseException:
@@ -285,18 +292,3 @@ def _generation(
         with contextlib.suppress(FileNotFoundError):
             have = ", ".join(map(str, list_numbers(directory))) or "none"
         raise FileNotFoundError(errno.ENOENT, f"the file has no generation {number} (it has {have})", path) from None
-
-
-def _refuse_others(tx: Transaction, path: str) -> None:
-    for name in os.listdir(tx.directory):
-        if name.endswith(".tx") and name != os.path.basename(tx.path):
-            other = os.path.join(tx.directory, name)
-            try:
-                header = read_header(other)
-            except (Error, OSError):
-                continue
-            writer = header.writer
-            if not header.kept and is_alive(writer, other):
-                raise BlockingIOError(
-                    errno.EBUSY, f"process {writer.pid} on {writer.host} has the file open for writing", path
-                )

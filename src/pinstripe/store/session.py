@@ -28,21 +28,24 @@ from .commit import commit, make_durable
 from .cpus import cpus_for_threads
 from .draft import Array, Draft
 from .fresh import fsync_directory
-from .generation import Generation, list_numbers, read_header
+from .generation import Generation
 from .index import CHANGE, TOLD, Index, segment_keys
 from .inode_file import read_inode
 from .naming import naming
-from .newfile import MovedError, NewFile, give_directory, write_inode
+from .newfile import NewFile, write_inode
 from .reader import FrameReader
 from .rebase import Proposal
+from .registering import base_of, register
+from .residency import Residency
 from .shared_file import SharedFile
 from .store import Store
+from .stub import promote_quietly
 from .team import Team
 from .transaction import Transaction
 from .writer import FrameWriter, WriteCounters
 from .writing import open_writer
 
-__all__ = ["Counters", "Session", "base_of", "register"]
+__all__ = ["Counters", "Session"]
 
 logger = logging.getLogger("pinstripe")
 
@@ -90,6 +93,7 @@ class Session(Draft):
         self.replaces = mode == "w"
         self._threads = options.threads or cpus_for_threads(team.size)
         self._writers = 0
+        self._residency: Residency | None = None
         self._ended: OSError | None = None  # why there is no transaction after a commit
         super().__init__(
             base,
@@ -136,6 +140,31 @@ class Session(Draft):
                 raise self._without_transaction()
             self._writer = self._make_writer(self.team.rank + self._writers * self.team.size)
         return self._writer
+
+    def residency(self) -> Residency:
+        """Independent. What of a stub is here; it is opened with the first read."""
+        if self._residency is None:
+            assert self.base.remote is not None
+            self._residency = Residency(
+                self.store,
+                self.inode,
+                self.path,
+                self.base.remote,
+                self.layout,
+                self._seen(),
+                options=self.options,
+                rank=self.team.rank,
+                ranks=self.team.size,
+                threads=self._threads,
+            )
+        return self._residency
+
+    def _seen(self) -> os.stat_result:
+        """Attributes of the inode, wherever its name is by now."""
+        try:
+            return os.stat(os.path.join(self.store.file_directory(self.file_id), "inode"))
+        except FileNotFoundError:
+            return os.lstat(self.path)
 
     def _without_transaction(self) -> FencedError:
         return FencedError(
@@ -612,6 +641,13 @@ class Session(Draft):
         self._reader.close()
         self.base.close()
         self.writable = False
+        if self._residency is not None:
+            residency, self._residency = self._residency, None
+            residency.refresh()
+            whole = residency.complete and residency.keeps
+            residency.close()
+            if whole and self.team.rank == 0:
+                promote_quietly(self.path, self.options)
 
 
 # --- opening: what the first rank does --------------------------------------------------------------------------------
@@ -628,42 +664,6 @@ def _add(total: Counters, writer: FrameWriter) -> None:
     for entry in writer.segments:
         path = paths[bytes(entry["target"])]
         total.target_bytes[path] = total.target_bytes.get(path, 0) + int(entry["length"])
-
-
-def register(store: Store, inode: Inode, path: str, seen: os.stat_result, ranks: int) -> Transaction:
-    """Register a transaction on a file that has a name; then check that ``inode`` is still this inode and is named."""
-    tx = Transaction(store, inode.file_id, inode.layout, ranks=ranks)
-    give_directory(store, inode, path, seen)
-    try:
-        tx.register()
-    except FileNotFoundError:
-        raise DamageError(f"the file's directory {tx.directory} is missing", path=path) from None
-    try:
-        kept = os.stat(os.path.join(tx.directory, "inode"))
-        if (kept.st_dev, kept.st_ino) != (seen.st_dev, seen.st_ino) or kept.st_nlink < 2:
-            raise MovedError(errno.ENOENT, "the file was removed or replaced while it was opened", path)
-    except BaseException:
-        tx.discard()
-        raise
-    return tx
-
-
-def base_of(store: Store, inode: Inode, path: str, still_named: Callable[[], bool]) -> tuple[Generation, int]:
-    """The head, and the highest number listed beside it."""
-    base = Generation.head(store, inode, path, named=still_named)
-    numbers = list_numbers(store.file_directory(inode.file_id))
-    highest = max([n for n in numbers if n <= base.number] or [base.number])
-    above = [n for n in numbers if n > base.number]
-    for number in sorted(
-        above
-    ):  # another committed meanwhile: then it is simply first; a number that is none is stepped over
-        try:
-            if read_header(os.path.join(store.file_directory(inode.file_id), str(number))).number == number:
-                break
-        except (Error, OSError):
-            break
-        highest = number
-    return base, highest
 
 
 def _is_named(directory: str) -> bool:
