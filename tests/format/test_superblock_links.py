@@ -126,8 +126,8 @@ def test_a_read_only_feature_of_a_later_version_still_lets_only_read():
     features = NO_FEATURES | {"read_only_compatible": ["links", "quota"]}
     read = Superblock.decode(rewritten(EXAMPLE_BYTES, features=features, links=[VALUES]), 2)
     assert read.not_writable_here == ("quota",)
+    features["incompatible"] = ["tides"]
     with pytest.raises(UnsupportedError, match="tides"):
-        features["incompatible"] = ["tides"]
         Superblock.decode(rewritten(EXAMPLE_BYTES, features=features, links=[VALUES]), 2)
 
 
