@@ -134,10 +134,10 @@ def test_an_answer_can_break_in_its_middle(through: Any, bucket: str, proxy: Fau
             through.get_object(Bucket=bucket, Key="k")["Body"].read()
         assert proxy.log[-1].bytes_out == 500_000
     proxy.add(Fault("GET", "/k", kind="truncate", after_bytes=500_000))
-    assert len(through.get_object(Bucket=bucket, Key="k")["Body"].read()) == 500_000
+    assert len(through.get_object(Bucket=bucket, Key="k", Range="bytes=0-999999")["Body"].read()) == 500_000
     proxy.add(Fault("GET", "/k", kind="corrupt", after_bytes=7))
     assert through.get_object(Bucket=bucket, Key="k", Range="bytes=0-15")["Body"].read() == bytes(7) + b"\1" + bytes(8)
-    assert len(through.get_object(Bucket=bucket, Key="k")["Body"].read()) == 1 << 20
+    assert through.get_object(Bucket=bucket, Key="k")["Body"].read() == bytes(1 << 20)
 
 
 def test_a_request_can_break_in_its_middle_or_lose_its_answer(
@@ -159,7 +159,7 @@ def test_a_request_can_break_in_its_middle_or_lose_its_answer(
 def test_an_error_comes_with_200_and_206(through: Any, bucket: str, proxy: FaultProxy) -> None:
     through.put_object(Bucket=bucket, Key="k", Body=bytes(1000))
     proxy.add(Fault("GET", "/k", kind="error_body", times=2))
-    assert b"<Error>" in through.get_object(Bucket=bucket, Key="k")["Body"].read()
+    assert b"<Error>" in through.get_object(Bucket=bucket, Key="k")["Body"].read()  # to boto3 it is data
     answer = through.get_object(Bucket=bucket, Key="k", Range="bytes=0-99")
     assert answer["ResponseMetadata"]["HTTPStatusCode"] == 206
     assert b"<Error>" in answer["Body"].read()
