@@ -200,7 +200,7 @@ class Draft(abc.ABC):
             try:
                 return self._read_run(first, last, offset, out)
             except DamageError:  # a power cut, or a collector, took what was kept
-                residency.distrust(np.arange(first, last + 1, dtype=np.uint64))
+                residency.forget()
         return residency.fetch_into(offset, out.data)
 
     def _read_run(self, first_stripe: int, last_stripe: int, offset: int, out: Bytes) -> None:

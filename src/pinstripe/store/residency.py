@@ -46,7 +46,7 @@ from .writing import open_writer
 if TYPE_CHECKING:
     from .store import Store
 
-__all__ = ["SUFFIX", "Residency", "is_resident_of", "trusted_tails"]
+__all__ = ["SUFFIX", "Residency", "drop_resident", "is_resident_of", "trusted_tails"]
 
 logger = logging.getLogger("pinstripe")
 Array = npt.NDArray[Any]
@@ -191,10 +191,13 @@ class Residency:
             news, self._news = self._news, []
         return np.concatenate(news) if news else np.zeros(0, TOLD)
 
-    def distrust(self, stripes: Stripes) -> None:
-        """Take stripes for not here: a frame did not verify."""
+    def forget(self) -> None:
+        """Take nothing for here any more: a frame did not verify. Rare, and what was good is fetched again, too."""
         with self._lock:
-            self._here[stripes.astype(np.int64)] = False
+            drop_resident(self.directory, self.remote)
+            self._here[:] = False
+            self._news = []
+            self._end_list()
 
     # --- fetching ------------------------------------------------------------------------------------------------------
 
@@ -378,14 +381,17 @@ class Residency:
     def close(self) -> None:
         """Give descriptors back; what was kept stays."""
         with self._lock:
-            if self._writer is not None:
-                with contextlib.suppress(OSError):  # what is lost is fetched again
-                    self._writer.close()
-                self._writer = None
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            self._end_list()
             self.keeps = False
+
+    def _end_list(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(OSError):  # what is lost is fetched again
+                self._writer.close()
+            self._writer = None
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _refetch(slot: int) -> None:
@@ -508,3 +514,13 @@ def trusted_tails(directory: str, remote: Remote, stripe_bytes: int, owner: int)
     changes["record"]["segment"] = numbers
     changes["sequence"] = 0
     return changes, told["segment"][order][first][: len(keys)].copy()
+
+
+def drop_resident(directory: str, remote: Remote) -> None:
+    """Forget what is resident of a remote; a collector frees the segments."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            path = os.path.join(directory, name)
+            if name.endswith(SUFFIX) and (is_resident_of(path) or (None,))[0] == remote.identity:
+                with contextlib.suppress(OSError):  # another user's: the collector of the file's owner takes it
+                    os.unlink(path)

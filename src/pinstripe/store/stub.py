@@ -36,7 +36,7 @@ from .place import AnyPath, Place, locate
 from .reader import FrameReader
 from .rebase import Proposal
 from .registering import base_of, refuse_others, register
-from .residency import SUFFIX, Residency, is_resident_of, trusted_tails
+from .residency import Residency, drop_resident, trusted_tails
 from .state import FileState, state_of
 from .transaction import Transaction, discard
 
@@ -157,12 +157,14 @@ def promote(path: AnyPath, *, durable: bool = True, synced: Array | None = None)
     Returns
     -------
     bool
-        False: not all of it is here, or another transaction is open.
+        False: not all of it is here and good, or it changed.
 
     Raises
     ------
     DamageError
-        The checksum of the whole is not the bucket's, or a frame does not verify: all that was resident is dropped.
+        The checksum of the whole is not the bucket's: all that was resident is dropped.
+    BlockingIOError
+        Another process has the file open for writing.
     """
     place = locate(path)
     inode, seen = read_inode(place.path)
@@ -185,19 +187,25 @@ def promote(path: AnyPath, *, durable: bool = True, synced: Array | None = None)
                 found=f"{header.data_crc:016x}",
             )
 
-    def propose(tx: Transaction) -> Proposal:
+    try:
         proven = _prove(place, inode.file_id, changes, segments, synced) if durable else segments
+    except DamageError as error:  # a power cut, most likely
+        logger.warning("%s: all that was fetched is dropped: %s", place.path, error)
+        drop_resident(directory, remote)
+        return False
+
+    def propose(tx: Transaction) -> Proposal:
         archived = Section(SECTION_ARCHIVED, Base(remote, tx.id, proof).to_json(), carry=True)
         return Proposal(changes, proven, remote.size, replaces=True, sections=(archived,))
 
     try:
         done = _publish(place, inode, seen, remote, propose, durable=durable, check=check)
     except DamageError:
-        _drop_resident(directory, remote)
+        drop_resident(directory, remote)
         collect_removed(place.store, inode.file_id)
         raise
     if done:
-        _drop_resident(directory, remote)
+        drop_resident(directory, remote)
     return done
 
 
@@ -237,7 +245,7 @@ def release(path: AnyPath, *, durable: bool = True, grace_s: float | None = None
     assert state.base is not None
     inode, seen = read_inode(place.path)
     if state.is_stub:
-        _drop_resident(place.store.file_directory(inode.file_id), state.base.remote)
+        drop_resident(place.store.file_directory(inode.file_id), state.base.remote)
         collect(place.store, inode.file_id, grace_s=0.0)
         return state.resident_bytes
     base = state.base
@@ -372,13 +380,3 @@ def _prove(place: Place, file_id: bytes, changes: Array, segments: Array, synced
             reader.read(some["record"].copy(), segments, stripes, np.zeros(len(some), np.int64), raw, room, places)
     segments["flags"] |= SEGMENT_SYNCED
     return segments
-
-
-def _drop_resident(directory: str, remote: Remote) -> None:
-    """Forget what is resident of a remote; a collector frees the segments."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(directory):
-            path = os.path.join(directory, name)
-            if name.endswith(SUFFIX) and (is_resident_of(path) or (None,))[0] == remote.identity:
-                with contextlib.suppress(OSError):  # another user's: the collector of the file's owner takes it
-                    os.unlink(path)
