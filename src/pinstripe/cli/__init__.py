@@ -11,8 +11,10 @@ from .contents import cat_command, stat_command
 from .copy import cp_command
 from .group import Commands
 from .layouts import getstripe_command, setstripe_command
+from .links import link_command, unlink_command
 from .names import chmod_command, ls_command, mkdir_command, mv_command, rm_command
 from .space import df_command, du_command, target_group
+from .state import state_command
 from .stores import adopt_command, create_command, destroy_command, gc_command
 
 __all__ = ["cli", "main"]
@@ -67,6 +69,9 @@ for _command in (
     getstripe_command,
     setstripe_command,
     verify_command,
+    link_command,
+    unlink_command,
+    state_command,
     gc_command,
     adopt_command,
     target_group,

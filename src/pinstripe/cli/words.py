@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import pwd
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,9 +11,22 @@ from typing import Any, TypeVar
 import click
 
 from ..errors import ArgumentError
+from ..format.superblock import EVENTS
 from ..options import parse_size
 
-__all__ = ["GENERATION", "OCTAL", "SIZE", "count_or_default", "human_option", "json_option", "parse_mode"]
+__all__ = [
+    "DURATION",
+    "EVENT_WORDS",
+    "GENERATION",
+    "OCTAL",
+    "OWNER",
+    "PERCENT",
+    "SIZE",
+    "count_or_default",
+    "human_option",
+    "json_option",
+    "parse_mode",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +69,65 @@ class _Generation(click.ParamType[int | str]):
         return int(text)
 
 
+class _Duration(click.ParamType[float]):
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", value)
+        if not match:
+            self.fail(f"{value!r} is not a time: write seconds, or a number with s, m, h or d", param, ctx)
+        return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+
+
+class _Percent(click.ParamType[float]):
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)%?", value)
+        if not match or float(match[1]) > 100:
+            self.fail(f"{value!r} is no share: write per cents, such as 90%", param, ctx)
+        return float(match[1])
+
+
+class _Owner(click.ParamType[tuple[int, int]]):
+    name = "owner"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        user, colon, group = str(value).partition(":")
+        if not user or (colon and not group):
+            self.fail(f"{value!r} is no owner: write USER or USER:GROUP, names or numbers", param, ctx)
+        try:
+            uid = int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid
+            if not colon:
+                return uid, -1
+            return uid, int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+        except KeyError:
+            self.fail(f"{value!r}: there is no such user or group here; numbers will do, too", param, ctx)
+
+
+class _Events(click.ParamType[tuple[str, ...]]):
+    name = "events"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = {"all": set(EVENTS), "none": set()}.get(value, set(value.split(",")))
+        if not words <= set(EVENTS):
+            self.fail(f"{value!r}: choose of {', '.join(EVENTS)}, with commas between; or all, or none", param, ctx)
+        return tuple(word for word in EVENTS if word in words)
+
+
 SIZE = _Size()
+DURATION = _Duration()
+PERCENT = _Percent()
+OWNER = _Owner()
+EVENT_WORDS = _Events()
 OCTAL = _Octal()
 GENERATION = _Generation()
 
