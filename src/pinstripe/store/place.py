@@ -18,7 +18,8 @@ _LINKS_MOST = 40  # as the kernel's own limit
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """A name in a store, which may or may not be there.
+    """A name in a store, which may or may not be there. Itself a path: `locate` takes it as it is, which is how our own code reaches
+    the names that are refused to users.
 
     Attributes
     ----------
@@ -35,6 +36,13 @@ class Place:
     directory: str
     name: str
 
+    def __fspath__(self) -> str:
+        return self.path
+
+    def beside(self, name: str) -> Place:
+        """Return the place of another name in the same directory."""
+        return Place(self.store, os.path.join(self.directory, name), self.directory, name)
+
 
 def locate(path: AnyPath, *, follow: bool = True) -> Place:
     """Find the place that a path leads to, as the kernel would walk it.
@@ -45,7 +53,7 @@ def locate(path: AnyPath, *, follow: bool = True) -> Place:
     Parameters
     ----------
     path : str or path
-        Absolute, or relative to the working directory.
+        Absolute, or relative to the working directory; a `Place` is returned as it is.
     follow : bool
         Whether a symlink as the last component is followed.
 
@@ -58,6 +66,8 @@ def locate(path: AnyPath, *, follow: bool = True) -> Place:
     FileNotFoundError, NotADirectoryError, PermissionError, OSError
         As the kernel gives them for what lies between; ELOOP for too many symlinks.
     """
+    if isinstance(path, Place):
+        return path
     text = os.fsdecode(path)
     if not text:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), text)

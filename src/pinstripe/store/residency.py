@@ -123,10 +123,10 @@ class Residency:
             The file is no stub.
         """
         from .generation import Generation
-        from .inode_file import read_inode
+        from .inode_file import read_inode_at
 
         place = locate(path)
-        inode, seen = read_inode(place.path)
+        inode, seen = read_inode_at(place)
         with contextlib.closing(Generation.head(place.store, inode, place.path)) as head:
             if head.remote is None:
                 raise NamespaceError("the file is no stub: all of it is here", path=place.path)
@@ -217,9 +217,13 @@ class Residency:
         """
         with self._lock:
             wanted = self._lacking(stripes)
+            LOG("WANT", self._rank, wanted.tolist(), self.keeps)
             if len(wanted) and self.keeps:
                 with self._locked(wanted):
                     self.refresh()
+                    try: names=[(n[:8], os.stat(os.path.join(self.directory,n)).st_ino, os.stat(os.path.join(self.directory,n)).st_size) for n in os.listdir(self.directory)]
+                    except OSError as e: names=repr(e)
+                    LOG("LOAD", self._rank, wanted.tolist(), self._lacking(stripes).tolist(), names, [(k[-40:-30],v) for k,v in self._tails._read.items()], os.stat(self.directory).st_ino, self.directory[-8:])
                     self._fetch(self._lacking(stripes))
             return self.keeps or not len(wanted)
 
@@ -393,6 +397,10 @@ class Residency:
             os.close(self._fd)
             self._fd = -1
 
+
+def LOG(*a):
+    import time
+    with open(f"/tmp/load-{os.getpid()}","a") as f: print(a[0],a[1], time.monotonic(), *a[2:], file=f)
 
 def _refetch(slot: int) -> None:
     raise DamageError("what was fetched could not be synced: it is fetched again", code=errno.EIO)

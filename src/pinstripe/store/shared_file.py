@@ -1,4 +1,5 @@
-"""A small file that all processes of one open file share, under a lock: where shared positions lie. No part of the format's data.
+"""A small file that all processes of one open file, or one job, share under a lock: where shared positions lie, or which piece of work
+is next. No part of the format's data.
 
 It stands beside the transaction (``files/aa/ID/TOKEN.KIND``); of a file that is only read, in ``files/aa``, for the reader may not
 write in the file's own directory, or there is none. TOKEN is random, the same in all processes of one open. Made at first use, with
@@ -32,7 +33,7 @@ SHARED_HEAD_BYTES = 1024
 """Who made the file, as a transaction's header says it. Its users' bytes follow."""
 
 _SEEN = ".seen"
-_NAME = re.compile(r"(?:[0-9a-f]{32}\.)?[0-9a-f]{32}\.(?:pointer|atomic)")
+_NAME = re.compile(r"(?:[0-9a-f]{32}\.)?[0-9a-f]{32}\.(?:pointer|atomic|queue)")
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTSUP)
 
 

@@ -15,7 +15,7 @@ from ..errors import ArgumentError, DamageError
 from ..format.remote import Base, Remote
 from .fresh import fsync_directory
 from .generation import Generation
-from .inode_file import read_inode
+from .inode_file import read_inode_at
 from .naming import naming
 from .newfile import MovedError, give_directory
 from .place import AnyPath, Place, locate
@@ -142,7 +142,7 @@ def state_of(path: AnyPath) -> FileState:
         As `read_inode`.
     """
     place = locate(path)
-    inode, seen = read_inode(place.path)
+    inode, seen = read_inode_at(place)
     with contextlib.closing(Generation.head(place.store, inode, place.path)) as head:
         tx = head.transaction or inode.file_id
         directory = place.store.file_directory(inode.file_id)
@@ -171,13 +171,13 @@ def state_of(path: AnyPath) -> FileState:
 def content_crc(path: AnyPath) -> tuple[int, int | None, bytes]:
     """Return a file's size, the CRC-64/NVME of its content (None: a stub whose bucket keeps none) and the head's transaction; reads no data."""
     place = locate(path)
-    inode, _ = read_inode(place.path)
+    inode, _ = read_inode_at(place)
     with contextlib.closing(Generation.head(place.store, inode, place.path)) as head:
         return head.size, head.content_crc, head.transaction or inode.file_id
 
 
-def record_base(path: AnyPath, remote: Remote, tx: bytes, *, proof: str = "crc64nvme") -> None:
-    """Write down, durably, that the content of a transaction is what the bucket holds. The flags ``conflict`` and ``lost`` end with it.
+def record_base(path: AnyPath, remote: Remote, tx: bytes, *, proof: str = "crc64nvme", durable: bool = True) -> None:
+    """Write down that the content of a transaction is what the bucket holds. The flags ``conflict`` and ``lost`` end with it.
 
     Parameters
     ----------
@@ -185,10 +185,12 @@ def record_base(path: AnyPath, remote: Remote, tx: bytes, *, proof: str = "crc64
         The transaction whose content was exported; the file's id for generation 0. It need not be the head's any more.
     proof : str
         One of `pinstripe.format.remote.PROOFS`.
+    durable : bool
+        Whether it outlives a power cut once this returns.
     """
     place = locate(path)
     _, flags = _read_archive(_directory(place))
-    _write_archive(place, Base(remote, tx, proof), flags - {"conflict", "lost"})
+    _write_archive(place, Base(remote, tx, proof), flags - {"conflict", "lost"}, durable=durable)
 
 
 def set_flags(path: AnyPath, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
@@ -209,7 +211,7 @@ def set_flags(path: AnyPath, add: Iterable[str] = (), remove: Iterable[str] = ()
 
 
 def _directory(place: Place) -> str:
-    return place.store.file_directory(read_inode(place.path)[0].file_id)
+    return place.store.file_directory(read_inode_at(place)[0].file_id)
 
 
 def _read_archive(directory: str) -> tuple[Base | None, frozenset[str]]:
@@ -225,10 +227,10 @@ def _read_archive(directory: str) -> tuple[Base | None, frozenset[str]]:
         raise DamageError(f"the record of what was exported is malformed: {error!r}", path=path) from None
 
 
-def _write_archive(place: Place, base: Base | None, flags: Iterable[str]) -> None:
+def _write_archive(place: Place, base: Base | None, flags: Iterable[str], *, durable: bool = True) -> None:
     values = {"base": base.to_values() if base is not None else None, "flags": sorted(flags)}
     for _ in range(100):
-        inode, seen = read_inode(place.path)
+        inode, seen = read_inode_at(place)
         with contextlib.suppress(MovedError):
             give_directory(place.store, inode, place.path, seen)
             break
@@ -240,10 +242,12 @@ def _write_archive(place: Place, base: Base | None, flags: Iterable[str]) -> Non
             os.fchmod(fd, 0o644)
             file.write(json.dumps(values, sort_keys=True).encode() + b"\n")
             file.flush()
-            os.fsync(fd)
+            if durable:
+                os.fsync(fd)
         os.rename(aside, os.path.join(directory, _ARCHIVE))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(aside)
         raise
-    fsync_directory(directory)
+    if durable:
+        fsync_directory(directory)

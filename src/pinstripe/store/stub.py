@@ -7,6 +7,7 @@ open transaction, and give way to whoever commits first.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -29,7 +30,7 @@ from .commit import commit
 from .directory_layout import layout_of
 from .generation import Generation
 from .index import CHANGE, segment_keys
-from .inode_file import is_named, read_inode
+from .inode_file import is_named, read_inode_at
 from .naming import naming
 from .newfile import MovedError, write_inode
 from .place import AnyPath, Place, locate
@@ -95,7 +96,7 @@ def make_stub(
     replaced = None
     if replace:
         with contextlib.suppress(Error, OSError):
-            replaced = read_inode(place.path)[0].file_id
+            replaced = read_inode_at(place)[0].file_id
     with naming(place.path):
         write_inode(
             place.store,
@@ -125,7 +126,7 @@ def restore(path: AnyPath, *, durable: bool = True, options: Options | None = No
     """
     for _ in range(_LOOKS):
         place = locate(path)
-        inode, seen = read_inode(place.path)
+        inode, seen = read_inode_at(place)
         with contextlib.closing(Generation.head(place.store, inode, place.path)) as head:
             remote, layout = head.remote, head.layout
         if remote is None:
@@ -141,16 +142,18 @@ def restore(path: AnyPath, *, durable: bool = True, options: Options | None = No
                     code=errno.EROFS,
                 )
             synced = residency.sync() if durable else None
-            if promote(place.path, durable=durable, synced=synced):
+            if promote(place, durable=durable, synced=synced):
                 return
     raise BlockingIOError(errno.EBUSY, "the file changes all the time, or another process has it open", os.fspath(path))
 
 
-def promote(path: AnyPath, *, durable: bool = True, synced: Array | None = None) -> bool:
+def promote(path: AnyPath, *, durable: bool = True, synced: Array | None = None, crc64: int | None = None) -> bool:
     """Make a stub whose stripes are all here an ordinary generation on the same frames.
 
     Parameters
     ----------
+    crc64 : int, optional
+        The object's CRC-64/NVME, where the stub holds none and the caller asked for it since.
     synced : numpy array of SEGMENT_ENTRY, optional
         Segments that this job's ranks wrote and synced: those of others are synced and verified first.
 
@@ -167,11 +170,13 @@ def promote(path: AnyPath, *, durable: bool = True, synced: Array | None = None)
         Another process has the file open for writing.
     """
     place = locate(path)
-    inode, seen = read_inode(place.path)
+    inode, seen = read_inode_at(place)
     with contextlib.closing(Generation.head(place.store, inode, place.path)) as head:
         remote, layout = head.remote, head.layout
     if remote is None:
         return True
+    if remote.crc64 is None and crc64 is not None:
+        remote = dataclasses.replace(remote, crc64=crc64)
     directory = place.store.file_directory(inode.file_id)
     changes, segments = trusted_tails(directory, remote, layout.stripe_bytes, seen.st_uid)
     if len(changes) != layout.stripes(remote.size):
@@ -238,12 +243,12 @@ def release(path: AnyPath, *, durable: bool = True, grace_s: float | None = None
         Another process has the file open for writing.
     """
     place = locate(path)
-    state = state_of(place.path)
+    state = state_of(place)
     why = state.why_not_released
     if why:
         raise UnsupportedError(f"not released: {why}", path=place.path, code=errno.EBUSY)
     assert state.base is not None
-    inode, seen = read_inode(place.path)
+    inode, seen = read_inode_at(place)
     if state.is_stub:
         drop_resident(place.store.file_directory(inode.file_id), state.base.remote)
         collect(place.store, inode.file_id, grace_s=0.0)
@@ -269,7 +274,7 @@ def renew_stub(path: AnyPath, remote: Remote, expected: FileState, *, durable: b
         Another process has the file open for writing.
     """
     place = locate(path)
-    inode, seen = read_inode(place.path)
+    inode, seen = read_inode_at(place)
     _become_stub(place, inode, seen, expected, remote, "etag", same_bytes=False, durable=durable)
     collect(place.store, inode.file_id, grace_s=Options.make().grace_s)
 
