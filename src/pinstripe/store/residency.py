@@ -217,13 +217,9 @@ class Residency:
         """
         with self._lock:
             wanted = self._lacking(stripes)
-            LOG("WANT", self._rank, wanted.tolist(), self.keeps)
             if len(wanted) and self.keeps:
                 with self._locked(wanted):
                     self.refresh()
-                    try: names=[(n[:8], os.stat(os.path.join(self.directory,n)).st_ino, os.stat(os.path.join(self.directory,n)).st_size) for n in os.listdir(self.directory)]
-                    except OSError as e: names=repr(e)
-                    LOG("LOAD", self._rank, wanted.tolist(), self._lacking(stripes).tolist(), names, [(k[-40:-30],v) for k,v in self._tails._read.items()], os.stat(self.directory).st_ino, self.directory[-8:])
                     self._fetch(self._lacking(stripes))
             return self.keeps or not len(wanted)
 
@@ -397,10 +393,6 @@ class Residency:
             os.close(self._fd)
             self._fd = -1
 
-
-def LOG(*a):
-    import time
-    with open(f"/tmp/load-{os.getpid()}","a") as f: print(a[0],a[1], time.monotonic(), *a[2:], file=f)
 
 def _refetch(slot: int) -> None:
     raise DamageError("what was fetched could not be synced: it is fetched again", code=errno.EIO)
