@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
+import re
+import sys
 
 import pytest
 
@@ -102,3 +105,35 @@ def test_a_summary_says_what_limited_it() -> None:
         assert first == "fetched 1 file, 1.9G in 2.0 s, 1.00 GB/s"
         assert second.startswith("limited by ")
     assert "run it again" in summary_text(Summary(incomplete=True), "fetched")
+
+
+class Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_each_phase_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    for name, value in (("TERM", "xterm"), ("COLUMNS", "60"), ("LINES", "20")):
+        monkeypatch.setenv(name, value)
+    events = make_events(False)
+    events.phase("list")
+    events.advance(files=7, count=False)
+    events.phase("fetch", 2, 2 << 20)
+    events.advance(1, 1 << 20)
+    events.failed("[b]bad\udcff", "no\nsuch key")
+    events.note("said once")
+    events.advance(1, 1 << 20)
+    events.verified(2)
+    events.finish()
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue())
+    lines = [re.split("\r", line)[-1].strip() for line in shown.splitlines()]
+    assert "pinstripe: [b]bad\N{REPLACEMENT CHARACTER}: no such key" in lines
+    assert "note: said once" in lines
+    finals = [line for line in lines if "fetch: 2 of 2 files" in line]
+    assert len(finals) == 1
+    assert len(finals[0]) <= 60
+    assert any("list: 7 files" in line for line in lines)

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.table import Column
 
 from ..s3.events import Events, Failure, Summary
 from .failure import tell
@@ -155,7 +156,8 @@ class _LiveEvents(TellingEvents):
 
     def on_phase(self) -> None:
         super().on_phase()
-        self._bar = Bar(BarColumn(bar_width=20), TextColumn("{task.description}", markup=False), console=self._console)
+        text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+        self._bar = Bar(BarColumn(bar_width=20), text, console=self._console)
         self._task = self._bar.add_task("", total=None)
         self._bar.start()
         self.on_advance()
