@@ -44,6 +44,7 @@ class Bucket:
         self.asked: list[tuple[str, str]] = []
         self.endpoints: list[Endpoint] = []
         self.error: Exception | None = None
+        self.allowed = ""
 
     def of(self, endpoint: Endpoint) -> Bucket:
         self.endpoints.append(endpoint)
@@ -53,6 +54,8 @@ class Bucket:
         self.asked.append((bucket, prefix))
         if self.error is not None:
             raise self.error
+        if not prefix.startswith(self.allowed):
+            raise PermissionError(errno.EACCES, f"s3://{bucket}/{prefix} may not be listed")
         yield Page(tuple(key for key in self.keys if key.startswith(prefix)))
 
 
@@ -205,6 +208,14 @@ class TestLink:
         assert "is a store itself" in run.fails("link", "s/in", url)
         assert not os.path.exists("s/in")
         run("link", "s/in", "s3://b/x/plain")
+
+    def test_who_may_list_a_prefix_alone_may_link_it(self, run: Run, store: Store, bucket: Bucket) -> None:
+        bucket.allowed = "lab/mine/"
+        run("link", "s/in", "s3://b/lab/mine")
+        assert bucket.asked[-1] == ("b", "lab/.pinstripe/superblock/")
+        bucket.keys = ["lab/mine/x/.pinstripe/superblock/1"]
+        run.fails("link", "s/x", "s3://c/lab/mine/x/y")
+        run.fails("link", "s/x", "s3://c/lab")
 
     def test_a_whole_bucket_that_is_a_store_is_refused(self, run: Run, store: Store, bucket: Bucket) -> None:
         bucket.keys = [".pinstripe/superblock/1"]

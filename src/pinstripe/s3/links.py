@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -376,9 +377,15 @@ def _ask(client: Client, entry: LinkEntry) -> None:
         raise NamespaceError(f"{entry.url} holds {META}: what lies there is a store's own, and no plain objects")
     next(iter(client.list_pages(entry.bucket, entry.prefix, delimiter="/")), None)
     # A store's names are inodes, not data: neither its own prefix nor one below it is imported.
-    for depth in range(entry.prefix.count("/") + 1):
+    deepest = entry.prefix.count("/")
+    for depth in range(deepest, -1, -1):
         above = "".join(f"{name}/" for name in entry.prefix.split("/")[:depth])
-        page = next(iter(client.list_pages(entry.bucket, f"{above}{_STORE_SIGN}", delimiter="/")), None)
+        try:
+            page = next(iter(client.list_pages(entry.bucket, f"{above}{_STORE_SIGN}", delimiter="/")), None)
+        except OSError as error:
+            if depth == deepest or error.errno != errno.EACCES:
+                raise
+            return  # who may list this prefix alone need not be able to look above it
         if page is not None and page.objects:
             raise NamespaceError(
                 f"s3://{entry.bucket}/{above} is a store itself ({_STORE_SIGN} lies there): its names are not plain objects, "
