@@ -465,3 +465,23 @@ def test_a_link_of_a_whole_store_that_lies_in_a_symlinked_place(run: Run, store:
     pinstripe.symlink("in", "s/other")
     with pytest.raises((ArgumentError, NamespaceError)):
         link("s/other", "s3://c")
+
+
+def test_of_links_that_overlap_and_are_made_at_once_one_is_made(store: Store) -> None:
+    children = []
+    for number in range(6):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                link(f"s/{number}", "s3://b/" + "x/" * number)
+                code = 0
+            except ArgumentError:
+                code = 2
+            finally:
+                os._exit(code)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert sorted(codes) == [0, 2, 2, 2, 2, 2]
+    (made,) = links(Store.find("s"))
+    assert sorted(name for name in os.listdir("s") if name.isdecimal()) == [made.entry.directory]

@@ -409,7 +409,9 @@ def _made(directory: AnyPath) -> Iterator[None]:
     except BaseException:
         if not was_there:
             with contextlib.suppress(OSError):
-                namespace.rmdir(directory)
+                place = locate(directory)
+                if link_of(place.store, place.path) is None:  # another may have linked it meanwhile
+                    namespace.rmdir(directory)
         raise
 
 
