@@ -74,6 +74,12 @@ class Remote(OSError):
         self.status, self.code = status, code
 
 
+class Condition(Remote):
+    """As the client's errors of conditional requests."""
+
+    kind = "condition"
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -81,6 +87,8 @@ class Remote(OSError):
         (Remote(403, "InvalidObjectState", errno.EACCES), "S3ObjectInUnsupportedTier"),
         (Remote(404, "NoSuchKey", errno.ENOENT), "S3ObjectNotFound"),
         (Remote(412, "PreconditionFailed", errno.EEXIST), "Conflict"),
+        (Remote(409, "ConditionalRequestConflict", errno.EEXIST), "Conflict"),
+        (Condition(404, "NoSuchKey", errno.ENOENT), "Conflict"),
         (Remote(400, "EntityTooLarge", errno.EIO), "FileSizeTooLarge"),
         (Remote(503, "SlowDown", errno.EIO), "S3Error"),
         (Remote(0, "", errno.ETIMEDOUT), "S3Error"),

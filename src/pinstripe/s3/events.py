@@ -228,10 +228,12 @@ class Events:
             As a report has it, where `error` does not say.
         """
         kind = getattr(error, "kind", "")
-        code = code or {"conflict": _CONFLICT, "damage": _UNVERIFIED}.get(kind, _FAILED)
         text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
         if isinstance(error, BaseException) and not error_code:
             error_code = code_of(error)
+        if not code:
+            is_conflict = kind == "conflict" or error_code == "Conflict"
+            code = _CONFLICT if is_conflict else _UNVERIFIED if error_code == "ChecksumMismatch" else _FAILED
         failure = Failure(path, text, code, error_code)
         with self._lock:
             self.failures.append(failure)

@@ -102,15 +102,17 @@ def code_of(error: BaseException) -> str:
     """
     status, word = getattr(error, "status", 0), str(getattr(error, "code", ""))
     number = error.errno if isinstance(error, OSError) else None
-    is_remote = getattr(error, "kind", "") == "remote"
+    kind = getattr(error, "kind", "")
     if isinstance(error, ConflictError):
         return "Conflict" if not error.transaction else "ResourceBusy"
     if isinstance(error, DamageError):
         return "ChecksumMismatch"
     if isinstance(error, StaleError):
         return "ObjectChanged"
-    if is_remote:
-        if status == 412:
+    if kind == "condition":
+        return "Conflict"
+    if kind == "remote":
+        if status == 412 or word == "ConditionalRequestConflict":
             return "Conflict"
         if word == "InvalidObjectState":
             return "S3ObjectInUnsupportedTier"
