@@ -14,6 +14,7 @@ from pinstripe.errors import ArgumentError, DamageError, NamespaceError, NoStore
 from pinstripe.format.inode import Inode
 from pinstripe.format.layout import Layout
 from pinstripe.store import namespace as ns
+from pinstripe.store import newfile
 from pinstripe.store.create import create
 from pinstripe.store.newfile import link_opened_inode, write_inode
 from pinstripe.store.store import Store
@@ -44,6 +45,35 @@ def make(store: Store) -> Make:
         return inode
 
     return make
+
+
+def test_two_that_give_a_small_file_its_directory_at_once_both_succeed(
+    store: Store, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inode = make("f")
+    real, calls = newfile.link_descriptor, []
+
+    def link(fd: int, path: str) -> None:
+        calls.append(path)
+        if (
+            len(calls) == 1
+        ):  # the other renamed its directory, as empty, over ours just now: the path leads into what is gone
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        real(fd, path)
+
+    monkeypatch.setattr(newfile, "link_descriptor", link)
+    fd = os.open(f"{store.root}/f", os.O_RDONLY)
+    try:
+        link_opened_inode(store, inode.file_id, "f", fd)
+        assert os.path.samestat(os.fstat(fd), os.stat(f"{store.file_directory(inode.file_id)}/inode"))
+        calls.clear()
+        os.unlink(f"{store.file_directory(inode.file_id)}/inode")
+        os.unlink(f"{store.root}/f")
+        with pytest.raises(FileNotFoundError):
+            link_opened_inode(store, inode.file_id, "f", fd)
+        assert not os.path.exists(store.file_directory(inode.file_id))
+    finally:
+        os.close(fd)
 
 
 class TestLocate:

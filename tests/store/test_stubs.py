@@ -19,8 +19,8 @@ from pinstripe.store.residency import RANGE_BYTES, Residency
 from pinstripe.store.state import record_base, set_flags, state_of
 from pinstripe.store.stub import make_stub, promote, release, renew_stub, restore
 from pinstripe.store.verify import verify
+from pinstripe.testing.bucket import Bucket
 
-from .bucket import Bucket
 from .files import STRIPE, read, segments_of, write
 
 DATA = random.Random(6).randbytes(20 * STRIPE + 1234)

@@ -260,19 +260,23 @@ def link_opened_inode(store: Store, file_id: bytes, path: str, fd: int) -> None:
     FileNotFoundError
         The file was removed.
     """
-    directory = make_directory(store, file_id, access_of(os.fstat(fd)))
-    try:
-        link_descriptor(fd, os.path.join(directory, "inode"))
-    except FileExistsError:
-        if os.stat(os.path.join(directory, "inode")).st_ino != os.fstat(fd).st_ino:
-            raise NamespaceError(
-                "the name is not the inode that its id belongs to: it was copied behind the store's back; use `pinstripe cp`",
-                path=path,
-            ) from None
-    except FileNotFoundError:
-        with contextlib.suppress(OSError):
-            os.rmdir(directory)
-        raise
+    while True:
+        directory = make_directory(store, file_id, access_of(os.fstat(fd)))
+        try:
+            return link_descriptor(fd, os.path.join(directory, "inode"))
+        except FileExistsError:
+            if os.stat(os.path.join(directory, "inode")).st_ino != os.fstat(fd).st_ino:
+                raise NamespaceError(
+                    "the name is not the inode that its id belongs to: it was copied behind the store's back; use `pinstripe cp`",
+                    path=path,
+                ) from None
+            return None
+        except FileNotFoundError:
+            if os.fstat(fd).st_nlink:  # another put its directory, as empty, in the place of ours in this moment
+                continue
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+            raise
 
 
 class MovedError(FileNotFoundError):

@@ -6,15 +6,25 @@ import hashlib
 import threading
 from collections.abc import Callable
 
-from pinstripe import StaleError
-from pinstripe.format.remote import Remote
-from pinstripe.kernels import crc64
+from ..errors import StaleError
+from ..format.remote import Remote
+from ..kernels import crc64
 
 __all__ = ["Bucket"]
 
 
 class Bucket:
-    """Objects by key. `fetched` lists each request: key, offset, length."""
+    """Objects by key; put `open_source` in the place of `pinstripe.store.residency.open_source`.
+
+    Attributes
+    ----------
+    objects : dict
+        From key to bytes.
+    fetched : list of (str, int, int)
+        Each request: key, offset, length.
+    before_fetch : callable
+        Called with the offset of each request; may raise.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -23,15 +33,18 @@ class Bucket:
         self._lock = threading.Lock()
 
     def put(self, key: str, data: bytes, *, checksum: bool = True) -> Remote:
+        """Put an object; say what it is."""
         self.objects[key] = data
         crc = crc64(data) if checksum else None
         return Remote("bucket", key, len(data), hashlib.md5(data).hexdigest(), crc64=crc, modified_ns=10**18)
 
     def open_source(self, remote: Remote, store: object) -> _Source:
+        """Open the bytes of a remote."""
         return _Source(self, remote)
 
     @property
     def fetched_bytes(self) -> int:
+        """Bytes of all requests so far."""
         return sum(length for _, _, length in self.fetched)
 
 
