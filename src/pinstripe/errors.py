@@ -13,6 +13,8 @@
     ├── FencedError               "fenced"      OSError(ECANCELED)  somebody took this writer for dead, or removed the file
     ├── StaleError                "stale"       OSError(ESTALE)     the generation that was being read is gone
     ├── OutcomeUnknownError       "unknown"     OSError(EIO)        the commit may or may not have happened
+    ├── RemoteError               "remote"      OSError             a bucket's service refused, failed or did not answer
+    │   └── ConditionError        "condition"   OSError(EEXIST)     the object is not what the request was made conditional on
     └── ForkedError               "forked"      RuntimeError        a file object used in another process than its own
 
 Each is also the built-in that it refines, has a stable `kind`, and pickles with its fields: MPI carries it to the other ranks.
@@ -26,6 +28,7 @@ from typing import Any
 
 __all__ = [
     "ArgumentError",
+    "ConditionError",
     "ConflictError",
     "DamageError",
     "Error",
@@ -34,6 +37,7 @@ __all__ = [
     "NamespaceError",
     "NoStoreError",
     "OutcomeUnknownError",
+    "RemoteError",
     "StaleError",
     "TargetError",
     "UnsupportedError",
@@ -207,6 +211,47 @@ class OutcomeUnknownError(_SystemError):
     """The commit may or may not have happened; look at the file before you repeat it."""
 
     kind = "unknown"
+
+
+class RemoteError(_SystemError):
+    """A bucket's service refused, failed or did not answer. The text names the object, what was tried and what helps; it holds no secret.
+
+    The errno: ENOENT for what is not there, EACCES for what is not allowed, EEXIST for a condition that did not hold, ETIMEDOUT, else EIO.
+
+    Attributes
+    ----------
+    bucket, key : str
+        "" where it does not apply.
+    status : int
+        Of HTTP; 0 = there was no answer.
+    code : str
+        The service's word, such as ``NoSuchKey``; ours are ``NoAnswer``, ``Timeout``, ``NoCredentials`` and ``BadAnswer``.
+    """
+
+    kind = "remote"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> RemoteError:
+        if args and isinstance(args[0], int):  # unpickled: errno first
+            return OSError.__new__(cls, *args)
+        return OSError.__new__(cls, _remote_errno(kwargs.get("status", 0), kwargs.get("code", "")), args[0])
+
+    def __init__(self, message: str, *, bucket: str = "", key: str = "", status: int = 0, code: str = "") -> None:
+        super().__init__(message, code=_remote_errno(status, code))
+        self.bucket, self.key, self.status, self.code = bucket, key, status, code
+
+
+def _remote_errno(status: int, code: str) -> int:
+    if code in ("NoCredentials", "AccessDenied") or status in (401, 403):
+        return errno.EACCES
+    if code == "Timeout":
+        return errno.ETIMEDOUT
+    return {404: errno.ENOENT, 409: errno.EEXIST, 412: errno.EEXIST}.get(status, errno.EIO)
+
+
+class ConditionError(RemoteError):
+    """The object is not what the request was made conditional on: it exists, is gone, or is another version. Nothing was changed."""
+
+    kind = "condition"
 
 
 class ForkedError(Error, RuntimeError):
