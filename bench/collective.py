@@ -33,14 +33,14 @@ SLOW_BYTES, SLOW_RATE = 64 << 20, 200_000_000
 LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMIX_RANK", "SLURM_STEP_ID")
 
 
-def start_job(ranks: int) -> int:
-    """Run this module on so many ranks, with the settings of tests/mpi.env."""
+def start_job(ranks: int, module: str = "bench.collective") -> int:
+    """Run a module on so many ranks, with the settings of tests/mpi.env."""
     root = Path(__file__).resolve().parent.parent
     lines = (root / "tests" / "mpi.env").read_text().splitlines()
     settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     mpirun = Path(sys.prefix) / "bin" / "mpirun"
     command = [str(mpirun) if mpirun.exists() else "mpirun", "-n", str(ranks)]
-    command += [sys.executable, "-m", "mpi4py", "-m", "bench.collective", *sys.argv[1:]]
+    command += [sys.executable, "-m", "mpi4py", "-m", module, *sys.argv[1:]]
     return subprocess.run(command, cwd=root, env={**os.environ, **settings}, check=False).returncode
 
 

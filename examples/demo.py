@@ -1,8 +1,9 @@
-"""The main job, seen: four targets, mpirun, a field and a log; restart on another number of ranks; a killed rank; a full target.
+"""The main job, seen: four targets, mpirun, a field and a log; restart on another number of ranks; a killed rank; a full target; a bucket.
 
     python examples/demo.py [--size M] [--keep]
 
-Runs on this machine alone, in a temporary directory, and removes it. The jobs are `mpirun` of examples/checkpoint.py.
+Runs on this machine alone, in a temporary directory, and removes it. The jobs are `mpirun` of examples/checkpoint.py; the bucket is
+one of a real S3 server on loopback, looked at by plain boto3.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -22,6 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 import pinstripe
+from pinstripe.store.state import state_of
+from pinstripe.testing.s3_server import S3Server
 
 HERE = Path(__file__).resolve().parent
 CONSOLE = Console(width=None if sys.stdout.isatty() else 110)
@@ -142,13 +146,67 @@ class Demo:
     def commands(self) -> None:
         """Show what an analyst sees after the job."""
         for words in (["ls", "-l", str(self.store)], ["getstripe", self.field], ["verify", str(self.store)]):
-            CONSOLE.print(f"[bold]$ pinstripe {' '.join(words)}[/]", highlight=False)
-            done = subprocess.run(
-                [sys.executable, "-m", "pinstripe", *words], capture_output=True, text=True, timeout=300
-            )
-            CONSOLE.print(done.stdout.rstrip(), highlight=False, markup=False)
-            self.check(done.returncode == 0, f"pinstripe {words[0]} ended with {done.returncode}: {done.stderr}")
+            self.command(*words)
         self.note("verify", "structure and every block of the store", "pinstripe verify")
+
+    def command(self, *words: str, code: int = 0) -> None:
+        """Run `pinstripe` with these words and show both."""
+        CONSOLE.print(f"[bold]$ pinstripe {' '.join(words)}[/]", highlight=False)
+        done = subprocess.run([sys.executable, "-m", "pinstripe", *words], capture_output=True, text=True, timeout=300)
+        CONSOLE.print((done.stdout + done.stderr).rstrip(), highlight=False, markup=False)
+        self.check(done.returncode == code, f"pinstripe {words[0]} ended with {done.returncode}: {done.stderr}")
+
+    def bucket(self) -> None:
+        """Begin and end a job's data in a bucket, which plain boto3 fills, reads and changes behind our back."""
+        with S3Server(self.place / "s3") as server:
+            os.environ.update(server.environment())
+            import boto3
+
+            client = boto3.client("s3")
+            try:
+                self._bucket(client)
+            finally:
+                client.close()
+
+    def _bucket(self, client: Any) -> None:
+        big = random.Random(1).randbytes(64 << 20)
+        client.create_bucket(Bucket="lab")
+        client.put_object(Bucket="lab", Key="in/observed.bin", Body=big)
+        client.put_object(Bucket="lab", Key="in/readme.txt", Body=b"what the bucket says\n")
+        data, out = str(self.store / "data"), str(self.store / "data" / "result")
+        self.command("link", data, "s3://lab/in", "--import", "new,changed,deleted", "--export", "new,changed")
+        self.command("import", data)
+        self.command("ls", "-l", data)
+        observed = f"{data}/observed.bin"
+        self.check(pinstripe.stat(observed).st_size == len(big), "the object is no stub of its size")
+        with pinstripe.open(observed, "rb", buffering=0) as file:
+            self.check(file.pread(4096, 40 << 20) == big[40 << 20 :][:4096], "the bytes read lazily are wrong")
+        fetched = state_of(observed).resident_bytes
+        self.command("state", observed)
+        self.note(
+            "lazy read", f"{fetched:,} of {len(big):,} bytes fetched", "the stripes touched, each once, with If-Match"
+        )
+        run(4, "write", out, f"{data}/log", *self.shape)
+        self.command("export", out, f"{data}/log")
+        result = client.get_object(Bucket="lab", Key="in/result")["Body"].read()
+        with pinstripe.open(out, "rb") as file:
+            self.check(file.read() == result, "what boto3 reads is not what the job wrote")
+        self.note(
+            "export",
+            f"{len(result):,} bytes of 4 ranks read back by plain boto3",
+            "the object's CRC-64 is the file's own",
+        )
+        client.put_object(Bucket="lab", Key="in/observed.bin", Body=big[::-1])
+        try:
+            with pinstripe.open(observed, "rb", buffering=0) as file:
+                file.pread(4096, 10 << 20)
+            self.check(False, "an object that changed was read as if it had not")
+        except pinstripe.StaleError as error:
+            self.note("object changed behind our back", "ESTALE, no byte of it", str(error.strerror))
+        self.command("import", data)
+        with pinstripe.open(observed, "rb", buffering=0) as file:
+            self.check(file.pread(4096, 10 << 20) == big[::-1][10 << 20 :][:4096], "the new version reads wrong")
+        self.note("import again", "the new version reads right", "nothing of the old one is left")
 
     def table(self) -> Table:
         """What was seen, for a person."""
@@ -178,7 +236,7 @@ def main() -> None:
     demo = Demo(place, args.shape)
     CONSOLE.print(f"In {place}; each step runs real jobs with mpirun.", highlight=False)
     try:
-        for step in (demo.create, demo.write, demo.restart, demo.kill, demo.fill, demo.commands):
+        for step in (demo.create, demo.write, demo.restart, demo.kill, demo.fill, demo.commands, demo.bucket):
             step()
         CONSOLE.print(demo.table())
     finally:
