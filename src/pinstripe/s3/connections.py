@@ -180,6 +180,11 @@ class Connections:
             for _, connection in kept:
                 connection.close()
 
+    def forget(self) -> None:
+        """After a fork: let go of the parent's connections without a word to the service."""
+        self._lock = threading.Lock()
+        self.close()
+
     def exchange(
         self, origin: Origin, method: str, target: str, headers: dict[str, str], body: memoryview | bytes
     ) -> Exchange:
