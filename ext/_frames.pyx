@@ -43,6 +43,7 @@ from frames cimport (
     ps_pieces,
     ps_read_pieces,
     ps_record,
+    ps_source,
     ps_tables_bytes,
 )
 from libc.errno cimport ENOMEM
@@ -139,6 +140,53 @@ cdef bint is_inside(int64_t offset, int64_t length, size_t n) noexcept:
 
 
 @cython.final
+cdef class Elsewhere:
+    """Bytes of a buffer that lie in another one.
+
+    Parameters
+    ----------
+    data : buffer
+        The other one.
+    places, offsets, lengths : arrays of int64
+        Extent i, at ``places[i]`` of the buffer, is ``data[offsets[i]:offsets[i] + lengths[i]]``; none is empty,
+        places rise, and extents do not overlap there.
+
+    Raises
+    ------
+    ValueError
+        An extent leaves `data`, or begins before the one before ends.
+    """
+
+    cdef readonly object data
+    cdef readonly object places
+    cdef readonly object offsets
+    cdef readonly object lengths
+    cdef _Bytes held
+    cdef const int64_t[::1] all_places
+    cdef const int64_t[::1] all_offsets
+    cdef const int64_t[::1] all_lengths
+
+    def __cinit__(self, data, places, offsets, lengths):
+        self.data = data
+        self.held = _Bytes(data)
+        # Copies: what was checked stays as it was.
+        self.places, self.offsets, self.lengths = (np.array(some, np.int64) for some in (places, offsets, lengths))
+        self.all_places, self.all_offsets, self.all_lengths = self.places, self.offsets, self.lengths
+        cdef const int64_t[::1] at = self.all_places
+        cdef Py_ssize_t i, n = at.shape[0]
+        cdef int64_t offset, length, end = 0
+        if self.all_offsets.shape[0] != n or self.all_lengths.shape[0] != n:
+            raise ValueError(f"{n} places, {len(self.offsets)} offsets and {len(self.lengths)} lengths")
+        for i in range(n):
+            offset, length = self.all_offsets[i], self.all_lengths[i]
+            if length < 1 or not is_inside(offset, length, self.held.n):
+                raise ValueError(f"extent {i}, {length} bytes at {offset}, leaves the buffer of {self.held.n}")
+            if at[i] < end or at[i] > INT64_MAX - length:
+                raise ValueError(f"extent {i}, at {at[i]}, begins before the one before ends, at {end}")
+            end = at[i] + length
+
+
+@cython.final
 cdef class FrameBatch:
     """Encoded frames: our headers and compressed blocks, the caller's raw blocks. Made by `Encoder`.
 
@@ -162,6 +210,8 @@ cdef class FrameBatch:
     cdef readonly uint64_t compress_ns
     cdef readonly uint64_t checksum_ns
     cdef _Bytes data
+    cdef Elsewhere elsewhere
+    cdef ps_source source
     cdef _Scratch scratch
     cdef list pool
     cdef ps_frame *frames
@@ -245,6 +295,7 @@ cdef class FrameBatch:
             self.pool.append(self.scratch)
             self.scratch = None
             self.data = None
+            self.elsewhere = None
 
 
 @cython.final
@@ -325,6 +376,7 @@ cdef class Encoder:
         const int64_t[::1] raw_bytes,
         const uint64_t[::1] stripes,
         int width=0,
+        Elsewhere elsewhere=None,
     ):
         """Encode stripes of one buffer.
 
@@ -337,6 +389,8 @@ cdef class Encoder:
             Their numbers.
         width : int
             Bytes of an element: 2, 4 or 8; 1 = bytes, never planes; 16 = 8 twice; 0, or any other = unknown.
+        elsewhere : Elsewhere, optional
+            What lies in another buffer; the batch keeps that, too, until it is released.
 
         Raises
         ------
@@ -362,7 +416,7 @@ cdef class Encoder:
         batch.offsets = &offsets[0] if n else NULL
         batch.raw_bytes = &raw_bytes[0] if n else NULL
         batch.stripes = &stripes[0] if n else NULL
-        return self.run(held, &batch)
+        return self.run(held, elsewhere, &batch)
 
     def encode_part(self, data, uint64_t stripe, const uint32_t[:, ::1] extents, int width=0):
         """Encode extents of one stripe as a part.
@@ -407,9 +461,9 @@ cdef class Encoder:
         batch.offsets = &offset
         batch.raw_bytes = &raw_bytes
         batch.stripes = &stripe
-        return self.run(held, &batch)
+        return self.run(held, None, &batch)
 
-    cdef FrameBatch run(self, _Bytes held, ps_encode_batch *batch):
+    cdef FrameBatch run(self, _Bytes held, Elsewhere elsewhere, ps_encode_batch *batch):
         cdef FrameBatch made = FrameBatch.__new__(FrameBatch)
         cdef int error
         cdef size_t k
@@ -427,7 +481,15 @@ cdef class Encoder:
         made.scratch.hold(ps_encode_scratch_bytes(&self.encoder, batch.raw_bytes, batch.n, batch.extent_count))
         made.data = held
         made.n = <Py_ssize_t> batch.n
-        batch.data = held.start
+        made.source.data = held.start
+        if elsewhere is not None and elsewhere.all_places.shape[0]:
+            made.elsewhere = elsewhere
+            made.source.other = elsewhere.held.start
+            made.source.places = &elsewhere.all_places[0]
+            made.source.offsets = &elsewhere.all_offsets[0]
+            made.source.lengths = &elsewhere.all_lengths[0]
+            made.source.n = <size_t> elsewhere.all_places.shape[0]
+        batch.source = &made.source
         batch.scratch = made.scratch.memory
         batch.frames = made.frames
         batch.records = <ps_record *> records.start

@@ -139,6 +139,33 @@ uint64_t ps_frames_place(const ps_frame *frames, size_t n, uint64_t start, uint6
     return start;
 }
 
+/* --- source ---------------------------------------------------------------------------------------------------------- */
+
+size_t ps_source_find(const ps_source *source, int64_t at, size_t n, const uint8_t **start)
+{
+    size_t low = 0, high = source->n; /* extents before `low` begin at or before `at`, those from `high` on behind it */
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (source->places[middle] <= at)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    *start = source->data + at;
+    if (low > 0) {
+        int64_t within = at - source->places[low - 1];
+        size_t left = (size_t)source->lengths[low - 1];
+        if ((size_t)within < left) {
+            *start = source->other + source->offsets[low - 1] + within;
+            left -= (size_t)within;
+            return left < n ? left : n;
+        }
+    }
+    if (low < source->n && source->places[low] - at < (int64_t)n)
+        n = (size_t)(source->places[low] - at);
+    return n;
+}
+
 /* --- write ----------------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -153,12 +180,24 @@ typedef struct {
     uint64_t at;        /* of the next byte in the file */
     uint32_t block;     /* next block of `frame` */
     const uint8_t *ours; /* its place in our memory, if it is compressed; NULL = header not given yet */
+    const ps_source *source; /* raw blocks still to be given: where they are, and how many bytes */
+    int64_t raw;
+    size_t raw_left;
 } cursor;
 
 static int next_piece(cursor *c, piece *out)
 {
     static const uint8_t zeros[PAGE];
-    while (c->frame < c->last) {
+    for (;;) {
+        if (c->raw_left != 0) {
+            out->n = ps_source_find(c->source, c->raw, c->raw_left, &out->start);
+            c->raw += (int64_t)out->n;
+            c->raw_left -= out->n;
+            c->at += out->n;
+            return 1;
+        }
+        if (c->frame == c->last)
+            return 0;
         const ps_frame *frame = c->frame;
         if (c->ours == NULL) {
             uint64_t place = ps_frame_place(frame, c->at);
@@ -175,22 +214,26 @@ static int next_piece(cursor *c, piece *out)
             c->block = 0;
         }
         /* As many blocks as lie side by side; the first raw one ends what is ours, the first compressed one what is the caller's. */
-        int raw = 0;
         for (; c->block < frame->block_count; c->block++) {
             ps_block block = ps_frame_block(frame->header, c->block);
             if (block.stored_bytes == 0)
                 continue;
-            if (out->n != 0 && raw != (block.codec == PS_CODEC_RAW))
-                break;
-            raw = block.codec == PS_CODEC_RAW;
-            if (raw && out->n == 0)
-                out->start = frame->raw + ((size_t)c->block << frame->block_log2);
-            if (!raw)
+            int64_t at = frame->raw + ((int64_t)c->block << frame->block_log2);
+            if (block.codec == PS_CODEC_RAW) {
+                if (out->n != 0 || (c->raw_left != 0 && c->raw + (int64_t)c->raw_left != at))
+                    break; /* what is ours comes first; or a zero block is in between */
+                if (c->raw_left == 0)
+                    c->raw = at;
+                c->raw_left += block.stored_bytes;
+            }
+            else {
+                if (c->raw_left != 0)
+                    break;
                 c->ours += block.stored_bytes;
-            else if (out->n != 0 && out->start + out->n != frame->raw + ((size_t)c->block << frame->block_log2))
-                break; /* a zero block in between */
-            out->n += block.stored_bytes;
+                out->n += block.stored_bytes;
+            }
         }
+        c->source = frame->source;
         if (c->block == frame->block_count) {
             c->frame++;
             c->ours = NULL;
@@ -199,12 +242,11 @@ static int next_piece(cursor *c, piece *out)
         if (out->n != 0)
             return 1;
     }
-    return 0;
 }
 
 static cursor cursor_at(const ps_frame *frames, size_t n, uint64_t at)
 {
-    return (cursor){.frame = frames, .last = frames + n, .at = at, .block = 0, .ours = NULL};
+    return (cursor){.frame = frames, .last = frames + n, .at = at, .block = 0, .ours = NULL, .raw_left = 0};
 }
 
 int ps_frames_write(int fd, const ps_frame *frames, size_t n, uint64_t start)

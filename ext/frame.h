@@ -114,10 +114,24 @@ size_t ps_frame_find(const uint8_t *bytes, size_t n, size_t start, ps_frame_head
 
 /* --- frame.c: encoded frames, placed and written --------------------------------------------------------------------- */
 
+/* The caller's bytes. Where n is not 0, some lie elsewhere: those at places[i]..+lengths[i], rising and disjoint, are other[offsets[i]]... */
+typedef struct {
+    const uint8_t *data;
+    const uint8_t *other;
+    const int64_t *places;
+    const int64_t *offsets;
+    const int64_t *lengths;
+    size_t n;
+} ps_source;
+
+/* Where the byte at `at` lies; returns how many of n bytes from there lie side by side, at least 1. */
+size_t ps_source_find(const ps_source *source, int64_t at, size_t n, const uint8_t **start);
+
 /* A frame as encoded: header, tables and compressed blocks one after the other in our memory, raw blocks in the caller's. */
 typedef struct {
     const uint8_t *header;
-    const uint8_t *raw;
+    const ps_source *source;
+    int64_t raw; /* where the stripe begins in it */
     uint32_t header_bytes;
     uint32_t payload_bytes;
     uint32_t raw_bytes;
@@ -164,8 +178,8 @@ typedef struct {
 } ps_encoder;
 
 typedef struct {
-    const uint8_t *data;
-    const int64_t *offsets; /* stripe k is data[offsets[k]..+raw_bytes[k]), checked by the caller */
+    const ps_source *source;
+    const int64_t *offsets; /* stripe k is source[offsets[k]..+raw_bytes[k]), checked by the caller */
     const int64_t *raw_bytes;
     const uint64_t *stripes;
     size_t n;

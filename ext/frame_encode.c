@@ -27,26 +27,28 @@ static inline uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* One a thread; the three areas follow, each aligned to 64. */
+/* One a thread; the four areas follow, each aligned to 64. */
 typedef struct {
     uint8_t *probe;
     uint8_t *state;
+    uint8_t *joined;
     uint8_t *planes;
     uint64_t compress_ns;
     uint64_t checksum_ns;
 } workspace;
 
-static workspace workspace_in(uint8_t *memory)
+static workspace workspace_in(uint8_t *memory, int block_log2)
 {
     uint8_t *probe = memory;
     uint8_t *state = probe + ps_align(ps_probe_scratch_bytes());
-    uint8_t *planes = state + ps_align((size_t)ps_lz4.state_bytes());
-    return (workspace){probe, state, planes, 0, 0};
+    uint8_t *joined = state + ps_align((size_t)ps_lz4.state_bytes());
+    uint8_t *planes = joined + ((size_t)1 << block_log2);
+    return (workspace){probe, state, joined, planes, 0, 0};
 }
 
 size_t ps_encode_workspace_bytes(int block_log2)
 {
-    return ps_align(ps_probe_scratch_bytes()) + ps_align((size_t)ps_lz4.state_bytes()) +
+    return ps_align(ps_probe_scratch_bytes()) + ps_align((size_t)ps_lz4.state_bytes()) + ((size_t)1 << block_log2) +
            PS_PLANES_SCRATCH((size_t)1 << block_log2);
 }
 
@@ -138,11 +140,41 @@ static uint32_t compress_auto(const ps_encoder *e, ps_learnt *l, workspace *w, c
     return 0;
 }
 
+/* --- a block in several pieces ---------------------------------------------------------------------------------------- */
+
+/* Checksum of a block, and where it lies, if it does in one piece; else, if that is asked for, whether it is all zeros. */
+static uint64_t look(const ps_source *source, int64_t at, uint32_t n, int ask_zero, const uint8_t **raw, int *zero)
+{
+    size_t got = ps_source_find(source, at, n, raw);
+    uint64_t crc = ps_crc64(*raw, got, 0);
+    if (got == n)
+        return crc;
+    const uint8_t *start = *raw;
+    *raw = NULL;
+    *zero = ask_zero && ps_is_zero(start, got);
+    for (size_t done = got; done < n; done += got) {
+        got = ps_source_find(source, at + (int64_t)done, n - done, &start);
+        crc = ps_crc64(start, got, crc);
+        *zero = *zero && ps_is_zero(start, got);
+    }
+    return crc;
+}
+
+static const uint8_t *join(const ps_source *source, int64_t at, uint32_t n, uint8_t *room)
+{
+    const uint8_t *start;
+    for (size_t done = 0, got; done < n; done += got) {
+        got = ps_source_find(source, at + (int64_t)done, n - done, &start);
+        memcpy(room + done, start, got);
+    }
+    return room;
+}
+
 /* --- one stripe ------------------------------------------------------------------------------------------------------ */
 
 static void encode_stripe(const ps_encoder *e, const ps_encode_batch *b, size_t k, ps_learnt *learnt, workspace *w, uint8_t *scratch)
 {
-    const uint8_t *raw = b->data + b->offsets[k];
+    int64_t at = b->offsets[k];
     uint32_t raw_bytes = (uint32_t)b->raw_bytes[k];
     uint32_t count = ps_block_count(raw_bytes, e->block_log2);
     size_t tables = ps_tables_bytes(count, b->extent_count);
@@ -166,14 +198,18 @@ static void encode_stripe(const ps_encoder *e, const ps_encode_batch *b, size_t 
     uint64_t start = now_ns();
     for (uint32_t i = 0; i < count; i++) {
         uint32_t n = i == count - 1 ? raw_bytes - (i << e->block_log2) : 1u << e->block_log2;
-        ps_block block = {.crc = ps_crc64(raw, n, 0), .stored_bytes = n, .codec = PS_CODEC_RAW};
+        const uint8_t *raw; /* NULL = in several pieces */
+        int zero = 0;
+        ps_block block = {.crc = look(b->source, at, n, timed, &raw, &zero), .stored_bytes = n, .codec = PS_CODEC_RAW};
         header.crc = ps_crc64_combine(header.crc, block.crc, n);
         if (timed) {
             uint64_t between = now_ns();
             w->checksum_ns += between - start;
             int width = b->width;
             uint32_t size = 0;
-            if (ps_is_zero(raw, n)) {
+            if (raw == NULL && !zero && (e->codec != PS_ENCODE_AUTO || learnt->left == 0 || learnt->choice.codec != PS_CODEC_RAW))
+                raw = join(b->source, at, n, w->joined);
+            if (raw == NULL ? zero : ps_is_zero(raw, n)) {
                 block.codec = PS_CODEC_ZERO;
                 block.stored_bytes = 0;
                 record.zero_blocks++;
@@ -198,7 +234,7 @@ static void encode_stripe(const ps_encoder *e, const ps_encode_batch *b, size_t 
         header.payload_bytes += block.stored_bytes;
         record.raw_blocks += block.codec == PS_CODEC_RAW;
         memcpy(table + i * sizeof block, &block, sizeof block);
-        raw += n;
+        at += n;
     }
     if (b->extent_count != 0)
         memcpy(table + count * sizeof(ps_block), b->extents, b->extent_count * sizeof(ps_extent));
@@ -211,7 +247,8 @@ static void encode_stripe(const ps_encoder *e, const ps_encode_batch *b, size_t 
     b->records[k] = record;
     b->frames[k] = (ps_frame){
         .header = scratch,
-        .raw = b->data + b->offsets[k],
+        .source = b->source,
+        .raw = b->offsets[k],
         .header_bytes = header.header_bytes,
         .payload_bytes = header.payload_bytes,
         .raw_bytes = raw_bytes,
@@ -247,7 +284,7 @@ static void encode_runs(void *context, int thread)
 {
     job *j = context;
     const ps_encoder *e = j->encoder;
-    workspace w = workspace_in(e->workspaces[thread]);
+    workspace w = workspace_in(e->workspaces[thread], e->block_log2);
     for (size_t i; (i = atomic_fetch_add(&j->next, 1)) < j->run_count;) {
         ps_learnt learnt = e->learnt;
         learnt.left = 0; /* a look at the first block of each run, whatever came before */

@@ -56,8 +56,15 @@ cdef extern from "frame.h" nogil:
         int acceleration
         int threads
         uint8_t **workspaces
-    ctypedef struct ps_encode_batch:
+    ctypedef struct ps_source:
         const uint8_t *data
+        const uint8_t *other
+        const int64_t *places
+        const int64_t *offsets
+        const int64_t *lengths
+        size_t n
+    ctypedef struct ps_encode_batch:
+        const ps_source *source
         const int64_t *offsets
         const int64_t *raw_bytes
         const uint64_t *stripes

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pinstripe import kernels
-from pinstripe.kernels import CODEC_AUTO, CODEC_LZ4, CODEC_RAW, Encoder, FrameBatch
+from pinstripe.kernels import CODEC_AUTO, CODEC_LZ4, CODEC_RAW, Elsewhere, Encoder, FrameBatch
 from pinstripe.testing import frame_oracle
 from pinstripe.testing.frame_oracle import LZ4, PLANES, RAW, ZERO
 from pinstripe.testing.samples import KINDS, sample
@@ -105,6 +106,59 @@ def test_every_odd_size_comes_back(kind: str, length: int) -> None:
     for codec in (CODEC_AUTO, CODEC_LZ4, CODEC_RAW):
         (frame,) = frames_of(encode(encoder(codec), [sample(kind, length)]))
         assert frame_oracle.decode_frame(frame).raw == sample(kind, length)
+
+
+@settings(max_examples=150)
+@given(
+    st.lists(pieces, min_size=1, max_size=4),
+    st.lists(st.tuples(st.integers(0, 30_000), st.integers(1, 60_000)), max_size=30),
+    st.sampled_from([CODEC_AUTO, CODEC_LZ4, CODEC_RAW]),
+    st.sampled_from([0, 1, 8]),
+    st.integers(0, 2**20),
+)
+def test_where_the_bytes_lie_does_not_change_the_frames(
+    parts: list[list[bytes]], gaps: list[tuple[int, int]], codec: int, width: int, start: int
+) -> None:
+    stripes = [b"".join(part) for part in parts]
+    joined = b"?".join(stripes)
+    data, other = np.frombuffer(joined, np.uint8).copy(), np.full(len(joined), 255, np.uint8)
+    extents, at = [], 0
+    for gap, length in gaps:
+        at, stop = at + gap, min(at + gap + length, len(joined))
+        if at < stop:
+            other[len(joined) - stop : len(joined) - at] = data[at:stop]
+            data[at:stop] = 254
+            extents.append((at, len(joined) - stop, stop - at))
+        at = stop
+    elsewhere = Elsewhere(other, *np.array(extents, np.int64).reshape(-1, 3).T)
+    lengths = np.array([len(stripe) for stripe in stripes], np.int64)
+    numbers = np.arange(len(stripes), dtype=np.uint64)
+    batch = encoder(codec).encode(data, np.cumsum(lengths + 1) - lengths - 1, lengths, numbers, width, elsewhere)
+    want = encode(encoder(codec), stripes, width=width)
+    assert batch.records.tobytes() == want.records.tobytes()
+    assert batch.tobytes(start, 0, len(batch)) == want.tobytes(start, 0, len(want))
+    with tempfile.TemporaryFile() as file:
+        batch.write(file.fileno(), start, 0, len(batch))
+        at = int(batch.place(0, 1, start)[0])
+        assert contents(file.fileno(), at) == want.tobytes(start, 0, len(want))[at - start :]
+
+
+def test_what_lies_elsewhere_lies_somewhere_and_in_order() -> None:
+    def make(*extents: tuple[int, int, int], length: int = 100) -> Elsewhere:
+        return Elsewhere(bytes(length), *np.array(extents, np.int64).T)
+
+    made = make((0, 0, 100), (100, 0, 1))
+    assert (made.places.tolist(), made.offsets.tolist(), made.lengths.tolist()) == ([0, 100], [0, 0], [100, 1])
+    for wrong in ((0, 0, 101), (0, 100, 1), (0, -1, 1), (0, 0, 0), (0, 0, -1), (0, 2**63 - 1, 1)):
+        with pytest.raises(ValueError, match="leaves the buffer"):
+            make(wrong)
+    for wrong in ((-1, 0, 1), (2**63 - 1, 0, 1)):
+        with pytest.raises(ValueError, match="before the one before ends"):
+            make(wrong)
+    with pytest.raises(ValueError, match="before the one before ends"):
+        make((0, 0, 10), (9, 20, 10))
+    with pytest.raises(ValueError, match="1 places, 2 offsets"):
+        Elsewhere(b"x", np.zeros(1, np.int64), np.zeros(2, np.int64), np.ones(1, np.int64))
 
 
 def test_threads_change_neither_the_frames_nor_what_comes_after() -> None:

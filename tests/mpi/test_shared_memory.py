@@ -12,11 +12,18 @@ from mpi4py import MPI
 
 import pinstripe
 import pinstripe.mpi
-from pinstripe.mpi import slots
+from pinstripe.mpi import scatter, slots
 from pinstripe.mpi.channel import Channel
 from pinstripe.mpi.report import Report
+from pinstripe.testing.samples import sample
+from pinstripe.testing.targets import wrap
 
 ROW = 3_001
+
+
+@pytest.fixture(autouse=True, params=["own pieces copied", "own pieces lent"])
+def lent(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scatter, "_LENT", 1 if request.param == "own pieces lent" else 1 << 40)
 
 
 def content(path: Path) -> np.ndarray:
@@ -66,6 +73,40 @@ def test_interleaved_rows_in_many_rounds(ranks: Any, store: Path, shared: str, c
         for told in (report, reading):
             assert told.total.put_bytes == (0 if shared == "never" else pytest.approx(travelled, rel=0.1))
             assert told.total.exchange_bytes >= told.total.put_bytes
+
+
+@pytest.mark.parametrize("call", ["Write_all", "Iwrite_all"])
+@pytest.mark.parametrize("kind", ["noise", "text", "zeros"])
+def test_pieces_gaps_and_stripes_in_part_come_back(ranks: Any, store: Path, kind: str, call: str) -> None:
+    """Noise, so that blocks stay where they are; text and zeros, so that they do not; a gap in each third row."""
+    rows, row = 41, 20_011
+    whole = np.frombuffer(sample(kind, rows * ranks.size * row, seed=1), np.uint8).reshape(rows, ranks.size, row).copy()
+    whole[::3, :, row // 2 :] = 0
+    mine = whole[:, ranks.rank]
+    datatype = MPI.BYTE.Create_hindexed(
+        [row // 2 if number % 3 == 0 else row for number in range(rows)],
+        [(number * ranks.size + ranks.rank) * row for number in range(rows)],
+    ).Commit()
+    packed = np.concatenate([line[: row // 2] if number % 3 == 0 else line for number, line in enumerate(mine)])
+    info = MPI.Info.Create({"pinstripe_batch_bytes": "128K", "pinstripe_codec": "auto"})
+    with pinstripe.mpi.File.Open(ranks.comm, store / "f", MPI.MODE_CREATE | MPI.MODE_RDWR, info) as file:
+        file.Set_view(0, MPI.BYTE, datatype)
+        request = getattr(file, call)(packed)
+        if request is not None:
+            request.Wait()
+        out = np.zeros_like(packed)
+        file.Read_at_all(0, out)
+        assert np.array_equal(out, packed)
+    assert np.array_equal(content(store / "f"), whole.reshape(-1))
+
+
+@pytest.mark.parametrize("failing", [0, -1])
+def test_frames_that_a_full_target_does_not_take_go_elsewhere(ranks: Any, store: Path, failing: int) -> None:
+    whole, mine = dealt(ranks, 400)
+    if ranks.rank == failing % ranks.size:
+        wrap(pinstripe.Store.find(store), {0: {"limit_bytes": 150_000}})
+    write(ranks.comm, store / "f", mine, batch_bytes="128K", codec="raw")
+    assert np.array_equal(content(store / "f").reshape(whole.shape), whole)
 
 
 @pytest.mark.parametrize("shared", ["auto", "never"])

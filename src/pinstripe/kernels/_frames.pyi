@@ -17,6 +17,24 @@ CODEC_RAW: int  # 2
 DAMAGE: dict[int, str]  # what a negative status means, -1 to -8
 
 @final
+class Elsewhere:
+    def __new__(
+        cls,
+        data: _Buffer,
+        places: npt.NDArray[np.int64],
+        offsets: npt.NDArray[np.int64],
+        lengths: npt.NDArray[np.int64],
+    ) -> Elsewhere: ...
+    @property
+    def data(self) -> _Buffer: ...
+    @property
+    def places(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def offsets(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]: ...
+
+@final
 class FrameBatch:
     @property
     def records(self) -> npt.NDArray[Any]: ...  # RECORD, one a frame; segment is 0
@@ -55,6 +73,7 @@ class Encoder:
         raw_bytes: npt.NDArray[np.int64],
         stripes: npt.NDArray[np.uint64],
         width: int = 0,
+        elsewhere: Elsewhere | None = None,
     ) -> FrameBatch: ...
     def encode_part(
         self, data: _Buffer, stripe: int, extents: npt.NDArray[np.uint32], width: int = 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import copy_extents
+from ..kernels import Elsewhere, copy_extents
 from ..store.session import Session
 from .backlog import Backlog
 from .exchange import Bytes
@@ -36,8 +36,18 @@ class Deferred:
         data, held = (data, 0) if self._stays(data) else (data.copy(), data.nbytes)
         self._backlog.put(partial(self._session.write, offset, data, width), held)
 
-    def write_stripes(self, stripes: Any, data: Any, data_offsets: Any, raw_bytes: Any, width: int = 0) -> None:
-        """Put off `Session.write_stripes`."""
+    def write_stripes(
+        self,
+        stripes: Any,
+        data: Any,
+        data_offsets: Any,
+        raw_bytes: Any,
+        width: int = 0,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        """Put off `Session.write_stripes`. What lies elsewhere is put into `data`, where it belongs."""
+        if elsewhere is not None:
+            copy_extents(elsewhere.data, elsewhere.offsets, data, elsewhere.places, elsewhere.lengths)
         data, places, held = self._kept(data, data_offsets, raw_bytes)
         self._backlog.put(partial(self._session.write_stripes, stripes, data, places, raw_bytes, width), held)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from ..errors import DamageError
+from ..kernels import Elsewhere
 from .agree import Summaries
 from .channel import Channel
 from .extents import Access, Offsets
@@ -48,7 +49,15 @@ _BATCHES = 2  # of a round on one host
 class Sink(Protocol):
     """Where a write's bytes go: the session."""
 
-    def write_stripes(self, stripes: Any, data: Any, data_offsets: Any, raw_bytes: Any, width: int = 0) -> None: ...
+    def write_stripes(
+        self,
+        stripes: Any,
+        data: Any,
+        data_offsets: Any,
+        raw_bytes: Any,
+        width: int = 0,
+        elsewhere: Elsewhere | None = None,
+    ) -> None: ...
     def write_extents(self, offsets: Any, data: Any, data_offsets: Any, lengths: Any) -> None: ...
     def take_partial(self, keep: Any = None) -> Any: ...
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from ..errors import ArgumentError
-from ..kernels import copy_extents, crc64
+from ..kernels import Elsewhere, copy_extents, crc64
 from .agree import Operation, agree
 from .exchange import Bytes, Call, Failure, Sink, Travel, damaged, groups, most, room, rounds_of
 from .extents import Offsets
@@ -31,6 +31,7 @@ __all__ = ["scatter"]
 
 _NOTHING = bytearray()
 _HEADER = 32  # checksum of the rest; extents; bytes; whether the sender had failed
+_LENT = 4096  # mean bytes of own pieces that are not copied
 _CLAIM = -1  # a length that says: the sender writes this stripe itself
 
 
@@ -66,6 +67,11 @@ class _Round:
         Stripes that anything comes for, rising, and whether all of each.
     buffer : uint8 array
         Where stripes are put together.
+    elsewhere : Elsewhere or None
+        What of them stays in the caller's memory until it is written: this rank's own pieces, unless they are small or overlap
+        others.
+    overlapping : bool
+        Whether ranks overlap.
     turns : list of lists of int
         Ranks that may put next; behind them, those that may when they have.
     here : list of int
@@ -80,6 +86,8 @@ class _Round:
     stripes: Offsets = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     whole: npt.NDArray[np.bool_] = dataclasses.field(default_factory=lambda: np.zeros(0, np.bool_))
     buffer: Bytes = dataclasses.field(default_factory=lambda: np.zeros(0, np.uint8))
+    elsewhere: Elsewhere | None = None
+    overlapping: bool = False
     turns: list[list[int]] = dataclasses.field(default_factory=list)
     here: list[int] = dataclasses.field(default_factory=list)
     waiting: dict[int, MPI.Request] = dataclasses.field(default_factory=dict)
@@ -225,13 +233,13 @@ class _Scatter:
     def _open(self, number: int) -> _Round:
         """Take the tables of one round, decide who puts when, and let the first ones begin."""
         self._wait(self._arriving[number % 2])
-        opened, overlapping = _Round(), False
+        opened = _Round()
         with self._failure:
             if not self._failure:
-                overlapping = self._take_tables(number, opened)
+                self._take_tables(number, opened)
         near = np.flatnonzero(self._near & (self._due[:, number, 0] > 0)).tolist()
         here = [source for source, _, _ in opened.parts if not self._near[source]]
-        opened.turns = [[source] for source in sorted(near + here)] if overlapping else [near + here]
+        opened.turns = [[source] for source in sorted(near + here)] if opened.overlapping else [near + here]
         self._next_turn(opened)
         return opened
 
@@ -291,8 +299,8 @@ class _Scatter:
 
     # --- putting together ---
 
-    def _take_tables(self, number: int, opened: _Round) -> bool:
-        """Learn what comes in one round; tell whether ranks overlap."""
+    def _take_tables(self, number: int, opened: _Round) -> None:
+        """Learn what comes in one round."""
         rule, rank = self._call.rule, self._call.rank
         pieces, peers, _ = self._travel.round(number)
         own = pieces.take(peers == rank)
@@ -305,13 +313,12 @@ class _Scatter:
             elif sizes[source]:
                 came = self._read(incoming, int(places[source]), int(sizes[source]), source)
                 if came is None:  # it had failed, and will say so
-                    return False
+                    return
                 opened.parts.append((source, incoming, came))
         opened.complete = True
-        overlapping = self._overlaps(opened.parts)
+        opened.overlapping = self._overlaps(opened.parts)
         opened.stripes, covered = _coverage(opened.parts, rule.stripe_bytes)
         opened.whole = covered == rule.stripe_bytes
-        return overlapping
 
     def _read(self, incoming: Bytes, place: int, size: int, source: int) -> Pieces | None:
         message = incoming[place : place + size]
@@ -354,7 +361,11 @@ class _Scatter:
             if source in opened.here:
                 places = self._places(number, opened, pieces)
                 some = (places >= 0) & (pieces.lengths > 0)
-                copy_extents(memory, pieces.places[some], opened.buffer, places[some], pieces.lengths[some])
+                extents = places[some], pieces.places[some], pieces.lengths[some]
+                if memory is self._data and not opened.overlapping and extents[2].sum() >= _LENT * extents[2].size:
+                    opened.elsewhere = Elsewhere(memory, *extents)
+                else:
+                    copy_extents(memory, extents[1], opened.buffer, extents[0], extents[2])
 
     def _deliver(self, number: int, opened: _Round) -> None:
         """Give what one round put together to the sink."""
@@ -373,13 +384,14 @@ class _Scatter:
             raw = np.full(whole.size, rule.stripe_bytes, np.int64)
             at = whole * rule.stripe_bytes
             places = self._places(number, opened, Pieces(at, raw, at, whole))
-            sink.write_stripes(whole, opened.buffer, places, raw, rule.width)
+            sink.write_stripes(whole, opened.buffer, places, raw, rule.width, opened.elsewhere)
             call.stages.stripes_assembled += whole.size
         partial = opened.stripes[~opened.whole]
-        for _, memory, pieces in opened.parts:
+        for source, memory, pieces in opened.parts:
             some = pieces.take(np.isin(pieces.stripes, partial) & (pieces.lengths > 0))
             places = self._places(number, opened, some)
-            if len(some) and (places >= 0).all():
+            stays = source == call.rank and opened.elsewhere is not None
+            if len(some) and (places >= 0).all() and not stays:
                 sink.write_extents(some.offsets, opened.buffer, places, some.lengths)
             elif len(some):
                 sink.write_extents(some.offsets, memory, some.places, some.lengths)

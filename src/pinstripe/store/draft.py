@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ..errors import ArgumentError, DamageError, UnsupportedError
 from ..format.layout import Layout
 from ..format.manifest import STRIPES_LIMIT
+from ..kernels import Elsewhere
 from ..options import Options
 from .cache import PartialStripes, StripeCache
 from .generation import Generation
@@ -327,8 +328,17 @@ class Draft(abc.ABC):
             )
             begin += take
 
-    def write_stripes(self, stripes: Array, data: Any, data_offsets: Array, raw_bytes: Array, width: int = 0) -> None:
-        """Independent. Write stripes that are whole (or the file's last, from its start): stripe k is ``data[data_offsets[k]:][:raw_bytes[k]]``.
+    def write_stripes(
+        self,
+        stripes: Array,
+        data: Any,
+        data_offsets: Array,
+        raw_bytes: Array,
+        width: int = 0,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        """Independent. Write stripes that are whole (or the file's last, from its start): stripe k is ``data[data_offsets[k]:][:raw_bytes[k]]``,
+        but for what lies elsewhere.
 
         Raises
         ------
@@ -346,6 +356,7 @@ class Draft(abc.ABC):
             np.asarray(data_offsets, np.int64),
             np.asarray(raw_bytes, np.int64),
             width,
+            elsewhere,
         )
         self._changed(stripes, records)
         self._size = max(self._size, int((np.asarray(stripes, np.int64) * self.layout.stripe_bytes + raw_bytes).max()))

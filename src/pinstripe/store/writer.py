@@ -22,7 +22,7 @@ import numpy.typing as npt
 from ..errors import TargetError
 from ..format.manifest import SEGMENT_ENTRY, SEGMENT_SYNCED
 from ..format.segment import SEGMENT_HEADER_BYTES, SEGMENT_LIMIT, encode_header, segment_name
-from ..kernels import RECORD, Encoder, FrameBatch
+from ..kernels import RECORD, Elsewhere, Encoder, FrameBatch
 from ..targets.contract import Access, Segment, Target
 from .placement import homes
 
@@ -149,8 +149,9 @@ class FrameWriter:
         offsets: npt.NDArray[np.int64],
         raw_bytes: npt.NDArray[np.int64],
         width: int = 0,
+        elsewhere: Elsewhere | None = None,
     ) -> Array:
-        """Encode and write whole stripes; stripe k is ``data[offsets[k]:offsets[k] + raw_bytes[k]]``.
+        """Encode and write whole stripes; stripe k is ``data[offsets[k]:offsets[k] + raw_bytes[k]]``, but for what lies elsewhere.
 
         Encoding of one batch and writing of the one before overlap; when it returns, `data` is the caller's again.
 
@@ -179,7 +180,9 @@ class FrameWriter:
                 while len(pending) >= _BATCHES - 1:
                     self._finish(*pending.pop(0), out)
                 begun = time.perf_counter_ns()
-                batch = self._encoder.encode(data, offsets[chosen], raw_bytes[chosen], stripes[chosen], width)
+                batch = self._encoder.encode(
+                    data, offsets[chosen], raw_bytes[chosen], stripes[chosen], width, elsewhere
+                )
                 self.counters.encode_ns += time.perf_counter_ns() - begun
                 pending.append((chosen, batch, self._submit(batch, where)))
             while pending:
