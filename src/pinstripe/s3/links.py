@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import ArgumentError, NamespaceError
 from ..format.remote import Endpoint, Remote
@@ -20,12 +20,10 @@ from ..store import namespace
 from ..store.place import AnyPath, locate
 from ..store.state import state_of
 from ..store.store import META, Store
+from .client import Client
 from .conflicts import CHOICES, Policy
 from .metadata import Defaults
 from .names import is_reserved, key_of, path_of, prefix_of, split_url
-
-if TYPE_CHECKING:
-    from .client import Client
 
 __all__ = ["Link", "LinkOptions", "endpoint_for", "link", "link_of", "links", "unlink"]
 
@@ -394,8 +392,6 @@ def _ask(client: Client, entry: LinkEntry) -> None:
 
 
 def _client(endpoint: Endpoint) -> Client:
-    from .client import Client  # only who makes a link speaks to a bucket: listing links must work without boto3
-
     return Client.of(endpoint)
 
 
