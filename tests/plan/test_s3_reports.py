@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pinstripe.errors import ConflictError, DamageError, StaleError
+from pinstripe.errors import ConditionError, ConflictError, DamageError, RemoteError, StaleError
 from pinstripe.s3.reports import ERROR_CODES, OUR_CODES, STATUSES, Line, code_of, parse, report, report_name
 
 
@@ -64,34 +64,18 @@ def test_a_name_that_is_no_text_is_its_bytes() -> None:
     assert report([Line("a\udcffb", "succeeded")]) == b"a\xffb,succeeded,\r\n"
 
 
-class Remote(OSError):
-    """As the client's errors are."""
-
-    kind = "remote"
-
-    def __init__(self, status: int, code: str, number: int) -> None:
-        super().__init__(number, "no")
-        self.status, self.code = status, code
-
-
-class Condition(Remote):
-    """As the client's errors of conditional requests."""
-
-    kind = "condition"
-
-
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (Remote(403, "AccessDenied", errno.EACCES), "S3AccessDenied"),
-        (Remote(403, "InvalidObjectState", errno.EACCES), "S3ObjectInUnsupportedTier"),
-        (Remote(404, "NoSuchKey", errno.ENOENT), "S3ObjectNotFound"),
-        (Remote(412, "PreconditionFailed", errno.EEXIST), "Conflict"),
-        (Remote(409, "ConditionalRequestConflict", errno.EEXIST), "Conflict"),
-        (Condition(404, "NoSuchKey", errno.ENOENT), "Conflict"),
-        (Remote(400, "EntityTooLarge", errno.EIO), "FileSizeTooLarge"),
-        (Remote(503, "SlowDown", errno.EIO), "S3Error"),
-        (Remote(0, "", errno.ETIMEDOUT), "S3Error"),
+        (RemoteError("no", status=403, code="AccessDenied"), "S3AccessDenied"),
+        (RemoteError("no", status=403, code="InvalidObjectState"), "S3ObjectInUnsupportedTier"),
+        (RemoteError("no", status=404, code="NoSuchKey"), "S3ObjectNotFound"),
+        (ConditionError("no", status=412, code="PreconditionFailed"), "Conflict"),
+        (ConditionError("no", status=409, code="ConditionalRequestConflict"), "Conflict"),
+        (ConditionError("no", status=404, code="NoSuchKey"), "Conflict"),
+        (RemoteError("no", status=400, code="EntityTooLarge"), "FileSizeTooLarge"),
+        (RemoteError("no", status=503, code="SlowDown"), "S3Error"),
+        (RemoteError("no", code="Timeout"), "S3Error"),
         (StaleError("changed"), "ObjectChanged"),
         (DamageError("spoilt"), "ChecksumMismatch"),
         (ConflictError("both"), "Conflict"),

@@ -13,7 +13,7 @@ import errno
 import io
 from collections.abc import Iterable, Iterator
 
-from ..errors import ConflictError, DamageError, StaleError
+from ..errors import ConditionError, ConflictError, DamageError, RemoteError, StaleError
 
 __all__ = ["ERROR_CODES", "STATUSES", "Line", "code_of", "parse", "report", "report_name"]
 
@@ -38,6 +38,7 @@ ERROR_CODES = (
 OUR_CODES = ("Conflict", "ChecksumMismatch", "ObjectChanged")
 
 _FORMULA = ("@", "+", "-", "=")
+_WORDS = {"InvalidObjectState": "S3ObjectInUnsupportedTier", "EntityTooLarge": "FileSizeTooLarge"}
 _NAMES = {"export": "failures.csv", "import": "report.csv", "release": "report.csv"}
 
 
@@ -96,33 +97,20 @@ def report_name(task: str) -> str:
 
 
 def code_of(error: BaseException) -> str:
-    """Return the code that goes with an error.
-
-    Errors of a bucket are told apart by what `RemoteError` carries: ``status`` and ``code``.
-    """
-    status, word = getattr(error, "status", 0), str(getattr(error, "code", ""))
-    number = error.errno if isinstance(error, OSError) else None
-    kind = getattr(error, "kind", "")
+    """Return the code that goes with an error."""
     if isinstance(error, ConflictError):
-        return "Conflict" if not error.transaction else "ResourceBusy"
+        return "ResourceBusy" if error.transaction else "Conflict"
     if isinstance(error, DamageError):
         return "ChecksumMismatch"
     if isinstance(error, StaleError):
         return "ObjectChanged"
-    if kind == "condition":
+    if isinstance(error, ConditionError):
         return "Conflict"
-    if kind == "remote":
-        if status == 412 or word == "ConditionalRequestConflict":
-            return "Conflict"
-        if word == "InvalidObjectState":
-            return "S3ObjectInUnsupportedTier"
-        if status == 403 or number == errno.EACCES:
-            return "S3AccessDenied"
-        if status == 404 or number == errno.ENOENT:
-            return "S3ObjectNotFound"
-        if word == "EntityTooLarge":
-            return "FileSizeTooLarge"
-        return "S3Error"
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, RemoteError):
+        if error.code in _WORDS:
+            return _WORDS[error.code]
+        return {errno.EACCES: "S3AccessDenied", errno.ENOENT: "S3ObjectNotFound"}.get(number or 0, "S3Error")
     if number == errno.ENAMETOOLONG:
         return "PathSizeTooLong"
     if number in (errno.EBUSY, errno.EAGAIN, errno.ETXTBSY):
