@@ -1,5 +1,6 @@
 """Names: `os`'s functions, with its arguments and errors, and what a store adds to them."""
 
+import dataclasses
 import errno
 import os
 import secrets
@@ -13,6 +14,7 @@ import pytest
 from pinstripe.errors import ArgumentError, DamageError, NamespaceError, NoStoreError
 from pinstripe.format.inode import Inode
 from pinstripe.format.layout import Layout
+from pinstripe.format.superblock import LinkEntry
 from pinstripe.store import namespace as ns
 from pinstripe.store import newfile
 from pinstripe.store.create import create
@@ -74,6 +76,18 @@ def test_two_that_give_a_small_file_its_directory_at_once_both_succeed(
         assert not os.path.exists(store.file_directory(inode.file_id))
     finally:
         os.close(fd)
+
+
+def test_a_linked_directory_is_neither_moved_nor_removed(store: Store) -> None:
+    os.makedirs("a/linked")
+    entry = LinkEntry(secrets.token_bytes(16), "a/linked", "bucket", "prefix/")
+    store.revise(lambda present: dataclasses.replace(present, links=(entry,)))
+    for call in (lambda: ns.rename("a", "b"), lambda: ns.rename("a/linked", "c"), lambda: ns.rmdir("a/linked")):
+        with pytest.raises(NamespaceError, match="pinstripe unlink"):
+            call()
+    store.revise(lambda present: dataclasses.replace(present, links=()))
+    ns.rename("a", "b")
+    ns.rmdir("b/linked")
 
 
 class TestLocate:

@@ -118,6 +118,7 @@ def rename(src: AnyPath, dst: AnyPath) -> None:
     replaced = None
     if stat_module.S_ISDIR(seen.st_mode):
         _check_holds_no_target(source)
+        _check_holds_no_link(source, "moved")
     else:
         source.store.check_writable()
         replaced = read_any_inode(destination)
@@ -158,6 +159,8 @@ def rmdir(path: AnyPath) -> None:
         raise OSError(errno.EBUSY, "this is the store's own directory: `pinstripe destroy` removes a store", place.path)
     layout = None
     is_directory = stat_module.S_ISDIR(os.lstat(place.path).st_mode)
+    if is_directory:
+        _check_holds_no_link(place, "removed")
     if is_directory and os.listdir(place.path) == [LAYOUT_NAME]:
         layout = own_layout(place.path)
         os.unlink(os.path.join(place.path, LAYOUT_NAME))
@@ -241,6 +244,18 @@ def _make_file_durable(place: Place) -> None:
     finally:
         os.close(fd)
     make_durable(place.store, inode.file_id)
+
+
+def _check_holds_no_link(place: Place, verb: str) -> None:
+    """Refuse to take a linked directory away: to the link that would look as if all its files had been deleted."""
+    for link in place.store.superblock.links:
+        directory = os.path.join(place.store.root, link.directory)
+        if directory == place.path or directory.startswith(place.path + os.sep):
+            raise NamespaceError(
+                f"{link.url} is linked to {directory}, which cannot be {verb}: `pinstripe unlink {directory}` first",
+                path=place.path,
+                code=errno.EBUSY,
+            )
 
 
 def _check_holds_no_target(place: Place) -> None:
