@@ -9,6 +9,7 @@ import click
 
 from ..errors import NamespaceError
 from ..options import Options
+from ..s3.uploads import gc_uploads
 from ..store.adopt import adopt, adopt_store
 from ..store.collect import collect_store
 from ..store.create import create
@@ -108,18 +109,23 @@ def destroy_command(store: str, yes: bool) -> None:
 @click.argument("path", type=click.Path(), default=".")
 @click.option("--grace", "grace_s", type=float, help="Keep generations that were replaced less than this ago (120 s).")
 @click.option("--full", is_flag=True, help="As when a target is full: no grace, and kept conflicts go.")
+@click.option("--uploads", is_flag=True, help="Instead: list multipart uploads, and abort those that killed runs left.")
 @json_option
-def gc_command(path: str, grace_s: float | None, full: bool, as_json: bool) -> None:
+def gc_command(path: str, grace_s: float | None, full: bool, uploads: bool, as_json: bool) -> None:
     """Free what no file needs any more, in all of a store. Safe while it is used.
 
     Commit, replace and rm free what they replace by themselves; this is for what killed jobs left.
 
     \b
-    Example:
+    Examples:
       pinstripe gc /scratch/store
+      pinstripe gc /scratch/store --uploads
     """
     store = Store.find(path)
     store.check_writable()
+    if uploads:
+        _gc_uploads(store, as_json)
+        return
     grace_s = Options.make().grace_s if grace_s is None else grace_s
     freed = collect_store(store, grace_s=grace_s, full=full)
     if as_json:
@@ -129,6 +135,21 @@ def gc_command(path: str, grace_s: float | None, full: bool, as_json: bool) -> N
         f"freed {freed.segments} segments ({size_text(freed.bytes)}), {freed.generations} generations, "
         f"{freed.transactions} transactions of dead writers, {freed.files} removed files"
     )
+
+
+def _gc_uploads(store: Store, as_json: bool) -> None:
+    found = gc_uploads(store)
+    if as_json:
+        emit_json([one.to_values() for one in found])
+    failures = Failures()
+    for one in found:
+        if one.problem:
+            failures.add(f"{one.upload.url}: not aborted: {one.problem}")
+        elif not as_json:
+            echo(f"{'aborted' if one.aborted else 'under way'}: {one.upload.url} of {one.upload.path}")
+    if not found and not as_json:
+        echo(f"{store.root} left no uploads")
+    failures.exit()
 
 
 @click.command("adopt")
