@@ -124,8 +124,9 @@ class PartSender:
                             opened = None
                             opened = (piece.file, self._targets[piece.file].open())
                         data = room[: piece.length]
-                        if opened[1].read_into(piece.offset, data) != piece.length:
-                            raise DamageError("the file is shorter than its generation says", path=opened[1].path)
+                        with self._events.spending("targets"):
+                            if opened[1].read_into(piece.offset, data) != piece.length:
+                                raise DamageError("the file is shorter than its generation says", path=opened[1].path)
                     except (Error, OSError) as error:
                         self._fail(piece.file, error)
                         free.put(room)
@@ -155,7 +156,8 @@ class PartSender:
                     data.data,
                     crc64=crc,
                 )
-                part = again_if_damaged(send)
+                with self._events.spending("network"):
+                    part = again_if_damaged(send)
                 part = dataclasses.replace(part, crc64=crc, size=piece.length)
                 target.note(part)
                 with self._lock:

@@ -117,6 +117,8 @@ class Candidate:
     stripe_bytes : int
     attempts : int
         How often it was begun.
+    session : Session or None
+        While it is open.
     """
 
     name: Name
@@ -133,6 +135,7 @@ class Candidate:
     origin: Origin
     stripe_bytes: int = 0
     attempts: int = 0
+    session: Session | None = None
 
     @property
     def path(self) -> str:
@@ -228,24 +231,31 @@ class Sender:
     def _send_file(self, name: Name, destination: Destination, path: str) -> Candidate | None:
         for left in reversed(range(_TRIES)):
             seen = os.lstat(path)  # before it is read, which may change its access time
-            state = state_of(path)
-            candidate = self.look_at(name, destination, path, seen, state)
-            if candidate is None:
-                return None
-            if candidate.size > part_bytes_of(candidate.size, candidate.stripe_bytes, self.part_bytes_least):
-                return candidate
-            try:
-                self._send_whole(candidate, state)
-                return None
-            except StaleError:  # replaced and collected while it was read
-                if not left:
-                    raise
+            with contextlib.ExitStack() as stack:
+                candidate = self.look_at(name, destination, path, seen, state_of(path), stack)
+                if candidate is None:
+                    return None
+                if candidate.size > part_bytes_of(candidate.size, candidate.stripe_bytes, self.part_bytes_least):
+                    candidate.session = None
+                    return candidate
+                try:
+                    self._send_whole(candidate)
+                    return None
+                except StaleError:  # replaced and collected while it was read
+                    if not left:
+                        raise
         return None
 
     def look_at(
-        self, name: Name, destination: Destination, path: str, seen: os.stat_result, state: FileState
+        self,
+        name: Name,
+        destination: Destination,
+        path: str,
+        seen: os.stat_result,
+        state: FileState,
+        stack: contextlib.ExitStack,
     ) -> Candidate | None:
-        """Say what a file's object would be; None = nothing is to be done, which is told."""
+        """Say what a file's object would be; None = nothing is to be done, which is told. The stack closes the candidate's session."""
         key = key_of(name.path, destination.prefix)
         base = state.base if state.base is not None and is_base_of(state.base, destination, key) else None
         is_clean = base is not None and state.archived
@@ -257,8 +267,8 @@ class Sender:
             self.done(dataclasses.replace(staged, etag=base.remote.etag, version=base.remote.version))
             self.events.skipped(path)
             return None
-        with contextlib.closing(open_session(path, "r", options=self._options)) as session:
-            return self._candidate(name, destination, key, seen, session, base, is_clean)
+        session = stack.enter_context(contextlib.closing(open_session(path, "r", options=self._options)))
+        return self._candidate(name, destination, key, seen, session, base, is_clean)
 
     def _candidate(
         self,
@@ -292,9 +302,11 @@ class Sender:
             tx=tx,
             origin=origin,
             stripe_bytes=session.layout.stripe_bytes,
+            session=session,
         )
 
-    def open_generation(self, path: str, generation: int, tx: bytes, *, threads: int = 1) -> Session:
+    @staticmethod
+    def open_generation(path: str, generation: int, tx: bytes, *, threads: int = 1) -> Session:
         """Open the generation of a file that a candidate is of.
 
         Raises
@@ -312,7 +324,7 @@ class Sender:
             raise gone
         return session
 
-    def _send_whole(self, one: Candidate, state: FileState) -> None:
+    def _send_whole(self, one: Candidate) -> None:
         data: Bytes | None = None
 
         def put(choice: Choice) -> tuple[str, str]:
@@ -328,8 +340,9 @@ class Sender:
         if room is None or len(room) < one.size:
             room = self._room.buffer = np.empty(max(one.size, 1 << 16), np.uint8)
         data = room[: one.size]
-        with contextlib.closing(self.open_generation(one.path, one.generation, one.tx)) as session:
-            if session.read_into(0, data) != one.size:
+        assert one.session is not None
+        with self.events.spending("targets"):
+            if one.session.read_into(0, data) != one.size:
                 raise DamageError("the file is shorter than its generation says", path=one.path)
         found = crc64(data)
         if one.crc is not None and found != one.crc:
@@ -449,17 +462,18 @@ class Sender:
 
     def _put(self, one: Candidate, choice: Choice, data: bytes | memoryview) -> tuple[str, str]:
         client = self.client_of(one.destination)
-        return again_if_damaged(
-            lambda: client.put(
-                one.destination.bucket,
-                choice.key,
-                data,
-                metadata=one.metadata,
-                crc64=one.crc,
-                if_none_match=choice.if_none_match,
-                if_match=choice.if_match,
+        with self.events.spending("network"):
+            return again_if_damaged(
+                lambda: client.put(
+                    one.destination.bucket,
+                    choice.key,
+                    data,
+                    metadata=one.metadata,
+                    crc64=one.crc,
+                    if_none_match=choice.if_none_match,
+                    if_match=choice.if_match,
+                )
             )
-        )
 
     def _settle(self, one: Candidate, put: Callable[[Choice], tuple[str, str]]) -> None:
         """Decide and upload until both fit; write down what was made."""
