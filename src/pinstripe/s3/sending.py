@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import random
 import socket
@@ -565,7 +566,12 @@ class Sender:
             self.events.verified()
         if self._is_to_be_base(one):
             remote = Remote(one.destination.bucket, one.key, one.size, etag, version, crc, 0, one.destination.endpoint)
-            record_base(one.path, remote, one.tx, proof=proof)
+            try:
+                record_base(one.path, remote, one.tx, proof=proof)
+            except OSError as error:
+                if one.destination.is_link or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                self._note("the store cannot be written to: it will not know that its files are in the bucket")
 
     def _proof(self, one: Candidate) -> str:
         client = self.client_of(one.destination)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import secrets
@@ -52,6 +53,7 @@ __all__ = [
 _SUFFIX = ".json"
 _PARTS = ".parts"
 _BYTES_MOST = 1 << 20
+_CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CLOCK_SKEW_NS = 15 * 60 * 10**9  # a service refuses requests whose clock is further off
 
 
@@ -106,6 +108,7 @@ class Record:
     Attributes
     ----------
     path : str
+        "" where the store cannot be written to: such an upload cannot be resumed.
     upload : Upload
     writer : Writer
     restart : int
@@ -127,11 +130,14 @@ class Record:
     def note_id(self, id: str) -> None:
         """Write down, durably, the id that the service gave."""
         self.upload = dataclasses.replace(self.upload, id=id)
-        _write(self.path, self.upload)
+        if self.path:
+            _write(self.path, self.upload)
 
     def remove(self) -> None:
         """Forget it: the upload is completed or aborted."""
         self._is_over = True
+        if not self.path:
+            return
         heartbeat.drop(self.path)
         for path in (*_parts_files(self.path, self.upload), self.path, f"{self.path}.seen"):
             with contextlib.suppress(FileNotFoundError):
@@ -139,7 +145,7 @@ class Record:
 
     def leave(self) -> None:
         """Leave it to the next run, if it was not removed."""
-        if self._is_over:
+        if self._is_over or not self.path:
             return
         heartbeat.drop(self.path)
         with contextlib.suppress(OSError):  # then the next run waits until this process is dead
@@ -183,13 +189,18 @@ class Left:
 
 def begin(store: Store, upload: Upload) -> Record:
     """Write down, durably, that an upload is about to be created; this process is its writer until `Record.remove` or `Record.leave`."""
-    meta = os.path.join(store.meta, "s3")
-    make_shard(meta, store.shard_mode)
-    directory = os.path.join(meta, "uploads")
-    make_shard(directory, store.shard_mode)
-    path = os.path.join(directory, _name(upload.bucket, upload.key))
     upload = dataclasses.replace(upload, begun_ns=time.time_ns())
-    writer = _write(path, upload)
+    try:
+        meta = os.path.join(store.meta, "s3")
+        make_shard(meta, store.shard_mode)
+        directory = os.path.join(meta, "uploads")
+        make_shard(directory, store.shard_mode)
+        path = os.path.join(directory, _name(upload.bucket, upload.key))
+        writer = _write(path, upload)
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        return Record("", upload, this_writer(), _restart())
     heartbeat.add(path)
     return Record(path, upload, writer, _restart())
 
