@@ -14,6 +14,7 @@ from botocore.config import Config
 
 import pinstripe
 from pinstripe.format.remote import Endpoint
+from pinstripe.s3.client import close_clients
 from pinstripe.store.store import Store
 from pinstripe.testing.s3_faults import FaultProxy
 from pinstripe.testing.s3_server import S3Server
@@ -34,13 +35,15 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(autouse=True)
-def environment(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The server's credentials, as boto3 users give them, and nothing of the user's own."""
     for name in list(os.environ):
         if name.startswith("AWS_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     for name, value in server.environment().items():
         monkeypatch.setenv(name, value)
+    yield
+    close_clients()
 
 
 @pytest.fixture(scope="session")

