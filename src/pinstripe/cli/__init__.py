@@ -9,11 +9,13 @@ from ..kernels import crc64_implementation, lz4_library
 from .care import verify_command
 from .contents import cat_command, stat_command
 from .copy import cp_command
+from .exporting import export_command, stage_out_command
 from .group import Commands
 from .layouts import getstripe_command, setstripe_command
 from .links import link_command, unlink_command
 from .names import chmod_command, ls_command, mkdir_command, mv_command, rm_command
 from .space import df_command, du_command, target_group
+from .staging import import_command, restore_command, stage_in_command
 from .state import state_command
 from .stores import adopt_command, create_command, destroy_command, gc_command
 
@@ -21,7 +23,7 @@ __all__ = ["cli", "main"]
 
 
 class _Pinstripe(Commands):
-    parallel = frozenset({"cp", "verify", "target"})
+    parallel = frozenset({"cp", "verify", "target", "import", "restore", "stage-in", "export", "stage-out"})
 
 
 def _tell_version(context: click.Context, parameter: click.Parameter, wanted: bool) -> None:
@@ -72,6 +74,11 @@ for _command in (
     link_command,
     unlink_command,
     state_command,
+    import_command,
+    restore_command,
+    stage_in_command,
+    export_command,
+    stage_out_command,
     gc_command,
     adopt_command,
     target_group,

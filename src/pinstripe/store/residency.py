@@ -110,7 +110,8 @@ class Residency:
         self._writer: FrameWriter | None = None
         self._fd = -1
         self._next, self._ahead = -1, 0
-        self.keeps = not store.is_read_only and (seen.st_uid == os.geteuid() or os.access(self.directory, os.W_OK))
+        may_write = os.geteuid() in (0, seen.st_uid) or os.access(self.directory, os.W_OK)  # which need not be there yet
+        self.keeps = not store.is_read_only and may_write
         self.refresh()
 
     @classmethod
@@ -222,6 +223,15 @@ class Residency:
                     self.refresh()
                     self._fetch(self._lacking(stripes))
             return self.keeps or not len(wanted)
+
+    def keep(self, first: int, data: npt.NDArray[np.uint8]) -> bool:
+        """Keep bytes of the object that came some other way, whole stripes from stripe `first` on; as `load`."""
+        stripes = np.arange(first, first + self.layout.stripes(len(data)), dtype=np.uint64)
+        with self._lock:
+            if len(stripes) and self.keeps:
+                with self._locked(stripes):
+                    self._keep((first, first + len(stripes)), data)
+            return self.keeps
 
     def load_for_read(self, first: int, last: int) -> bool:
         """Have stripes [first, last] here, and more of them where reading is sequential; see `load`."""

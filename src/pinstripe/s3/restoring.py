@@ -1,0 +1,840 @@
+"""Restoring and staging in: a bucket's bytes become files, over all ranks, each of them seen only whole and verified.
+
+Large objects are fetched in ranges of whole stripes, by whoever is free; small ones many at a time. What is fetched are resident stripes
+of a stub, which are the journal: a run that was killed is started again and goes on. A staged file's stub has a hidden name beside the
+file's own until all of it is there, the bucket's checksum holds, and it is renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import ArgumentError, ConflictError, DamageError, Error, NamespaceError, StaleError
+from ..format.inode import Inode
+from ..format.manifest import SEGMENT_ENTRY
+from ..format.remote import Endpoint, Remote
+from ..kernels import crc64
+from ..options import Options
+from ..store import namespace
+from ..store.newfile import write_inode
+from ..store.place import AnyPath, Place, locate
+from ..store.residency import Residency
+from ..store.state import content_crc, record_base, state_of
+from ..store.store import RESERVED, Store
+from ..store.stub import make_stub, promote
+from ..store.team import SERIAL, Team
+from ..store.telling import tell_json
+from ..store.work_queue import WorkQueue, work_through
+from .client import Client
+from .conflicts import Policy
+from .events import Events, Summary
+from .filters import Filter
+from .importing import (
+    choose,
+    finish_directories,
+    import_objects,
+    is_described,
+    list_source,
+    look,
+    make_directories,
+    make_link,
+    values_of,
+)
+from .landing import Landing, put_name
+from .links import endpoint_for
+from .metadata import Attributes, Defaults, from_metadata
+from .names import path_of, split_url
+from .objects import ObjectInfo
+
+__all__ = ["VERIFY", "restore", "stage_in"]
+
+VERIFY = ("full", "size", "none")
+"""What is compared: the checksum of the whole, where the bucket has one; the length; nothing more than what is always looked at."""
+
+LARGE_BYTES = 32 << 20
+"""Files from this size on are fetched by all ranks together."""
+
+WHOLE_BYTES = 8 << 20
+"""Objects up to this size are fetched with their attributes by one request."""
+
+THREADS = 8
+BATCH = 64
+_WAVE_FILES = 64
+_UNIT_BYTES = (16 << 20, 64 << 20)
+_UNITS_A_RANK = 8
+_STAGE = f"{RESERVED}-stage-"
+_LOOKS = 20
+
+
+def restore(
+    paths: Iterable[AnyPath],
+    *,
+    verify: str = "full",
+    team: Team = SERIAL,
+    events: Events | None = None,
+    options: Options | None = None,
+    dry_run: bool = False,
+) -> Summary:
+    """Collective. Fetch what is not here of files, and of those in directories, and make them ordinary files.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        The same on all ranks. What is no stub is skipped.
+    verify : str
+        One of `VERIFY`. With ``full`` an object is asked for its checksum if the stub holds none.
+
+    Returns
+    -------
+    Summary
+        Of all ranks. Exit code 4 where a checksum did not hold: nothing of that file is kept.
+    """
+    _check_verify(verify)
+    events = events or Events()
+    wanted = [os.fspath(path) for path in paths]
+    run = _Run(team, events, options or Options.make(), verify)
+    found: list[tuple[str, int]] = []
+
+    def walk() -> None:
+        for path in wanted:
+            try:
+                found.extend(_stubs(path, events))
+            except (Error, OSError) as error:
+                events.failed(path, error)
+
+    run.first(walk)
+    told = [(str(path), int(size)) for path, size in run.tell(found)]
+    if dry_run:
+        for path, size in told if team.rank == 0 else ():
+            events.planned("restore", path, size)
+        return run.finish()
+    jobs = [_Restore(path, size, verify) for path, size in told]
+    run.fetch(jobs, Store.find(wanted[0]) if wanted else None)
+    return run.finish()
+
+
+def stage_in(
+    url: str,
+    directory: AnyPath,
+    *,
+    lazy: bool = False,
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+    verify: str = "full",
+    overwrite: bool = False,
+    endpoint: Endpoint | None = None,
+    defaults: Defaults | None = None,
+    attributes: bool = True,
+    team: Team = SERIAL,
+    events: Events | None = None,
+    options: Options | None = None,
+    dry_run: bool = False,
+) -> Summary:
+    """Collective. Bring the objects under ``s3://bucket/prefix``, or one object, into a directory of a store.
+
+    Each file appears whole, verified, with its attributes, in one step. A file that is there and is the same version is skipped. Killed
+    and started again it goes on where it was. All that is there when it returns is durable.
+
+    Parameters
+    ----------
+    directory : path
+        Made if it is missing.
+    lazy : bool
+        Make stubs and fetch nothing.
+    include, exclude : iterable of str
+        Patterns of `pinstripe.s3.filters.Filter`.
+    verify : str
+        One of `VERIFY`.
+    overwrite : bool
+        Replace files that are there and are other versions; else each of them is a conflict.
+    defaults : Defaults, optional
+        For objects that state no owner and mode.
+    attributes : bool
+        With ``lazy``: ask each object for owner, mode and times.
+
+    Returns
+    -------
+    Summary
+        Of all ranks.
+
+    Raises
+    ------
+    RemoteError
+        The bucket cannot be listed.
+    """
+    _check_verify(verify)
+    chosen = Filter(include, exclude)
+    endpoint, defaults, events = endpoint or Endpoint(), defaults or Defaults(), events or Events()
+    if lazy:
+        policy = Policy(("new", "changed"), (), if_conflict="take-remote" if overwrite else "fail")
+        return import_objects(
+            url,
+            directory,
+            endpoint=endpoint,
+            policy=policy,
+            defaults=defaults,
+            attributes=attributes,
+            chosen=chosen,
+            team=team,
+            events=events,
+            dry_run=dry_run,
+        )
+    run = _Run(team, events, options or Options.make(), verify)
+    return _StageIn(run, url, directory, chosen, overwrite, endpoint, defaults).run(dry_run)
+
+
+def _check_verify(verify: str) -> None:
+    if verify not in VERIFY:
+        raise ArgumentError(f"verify={verify!r}: choose one of {', '.join(VERIFY)}")
+
+
+def _stubs(path: str, events: Events) -> list[tuple[str, int]]:
+    """Find the stubs at a path or below it."""
+    place = locate(path)
+    if not stat.S_ISDIR(os.lstat(place.path).st_mode):
+        state = state_of(place)
+        if not state.is_stub:
+            events.skipped(place.path)
+            return []
+        return [(place.path, state.size)]
+    found: list[tuple[str, int]] = []
+    for top, _, names in namespace.walk(place.path):
+        for name in names:
+            full = os.path.join(top, name)
+            if not os.path.islink(full):
+                try:
+                    found += _stubs(full, events)
+                except (Error, OSError) as error:
+                    events.failed(full, error)
+    return found
+
+
+# --- one file ---------------------------------------------------------------------------------------------------------
+
+
+class _Job(Protocol):
+    """One file that is to be fetched; the same on all ranks.
+
+    Attributes
+    ----------
+    path : str
+        Absolute.
+    size : int
+    """
+
+    path: str
+    size: int
+
+    def place(self) -> Place:
+        """Where the stub is that stripes are fetched of."""
+        ...
+
+    def prepare(self, run: _Run) -> int | None:
+        """On one rank: see to it that the stub is there; return the checksum that the whole must have, -1 without one, None: nothing
+        is to be done any more."""
+        ...
+
+    def complete(self, run: _Run, synced: Any, checksum: int, *, durable: bool) -> None:
+        """On one rank: all is here; prove it, and give it its name."""
+        ...
+
+    def whole(self, run: _Run) -> None:
+        """On one rank: do all of it."""
+        ...
+
+
+@dataclasses.dataclass(slots=True)
+class _Restore:
+    """A stub that has its name."""
+
+    path: str
+    size: int
+    verify: str
+
+    def place(self) -> Place:
+        return locate(self.path)
+
+    def prepare(self, run: _Run) -> int | None:
+        state = state_of(self.path)
+        if not state.is_stub:
+            run.events.skipped(self.path)
+            return None
+        assert state.base is not None
+        remote = state.base.remote
+        if remote.crc64 is None and self.verify == "full":
+            endpoint = endpoint_for(locate(self.path).store, remote)
+            found = Client.of(endpoint).head(remote.bucket, remote.key)
+            if found.etag == remote.etag:
+                return _number(found.crc64)
+        return _number(remote.crc64)
+
+    def complete(self, run: _Run, synced: Any, checksum: int, *, durable: bool) -> None:
+        _promote(self.place(), synced, checksum, durable=durable)
+        run.done(self.size, checksum)
+
+    def whole(self, run: _Run) -> None:
+        checksum = self.prepare(run)
+        if checksum is not None:
+            _load_all(self.place(), run)
+            self.complete(run, None, checksum, durable=False)
+
+
+class _Stage:
+    """An object that is to become a file."""
+
+    def __init__(self, staging: _StageIn, info: ObjectInfo) -> None:
+        self.staging, self.info = staging, info
+        self.relative = path_of(info.key, staging.prefix)
+        self.path, self.size = f"{staging.landing.root}/{self.relative}", info.size
+        self._hidden = staging.landing.place(self.relative).beside(stage_name(staging.bucket, info))
+
+    @property
+    def _final(self) -> Place:
+        return self.staging.landing.place(self.relative)
+
+    def place(self) -> Place:
+        return self._hidden if os.path.lexists(self._hidden.path) else self._final
+
+    def prepare(self, run: _Run) -> int | None:
+        if self._is_there(run):
+            return None
+        staging = self.staging
+        if not is_described(self.info) or self.info.crc64 is None:
+            info = staging.client.head(staging.bucket, self.info.key)
+            if info.etag != self.info.etag:
+                raise _changed(staging.bucket, self.info, info)
+            self.info = info
+        here = look(self._final)
+        if here.state is not None and here.state.is_stub and here.holds(self._remote()):
+            return _number(here.state.base.remote.crc64 if here.state.base is not None else None)
+        if not staging.overwrite and here.state is not None and not self._take_over(run):
+            return None
+        self._make_hidden()
+        return _number(self._remote().crc64)
+
+    def _is_there(self, run: _Run) -> bool:
+        """Tell whether nothing is to be done; refuse what may not be replaced."""
+        staging = self.staging
+        staging.landing.directory(os.path.dirname(self.relative))
+        if not self.info.available:
+            text = f"s3://{staging.bucket}/{self.info.key} lies in {self.info.storage_class}: restore it there first"
+            run.events.failed(self.path, text, error_code="S3ObjectInUnsupportedTier")
+            return True
+        here = look(self._final)
+        if here.kind == "directory":
+            raise IsADirectoryError(errno.EISDIR, "a directory has the name of an object", self.path)
+        if here.state is not None and not here.state.is_stub and here.holds(self._remote()):
+            run.events.skipped(self.path)
+            return True
+        return False
+
+    def _remote(self) -> Remote:
+        remote = self.info.remote(self.staging.bucket, self.staging.endpoint)
+        return remote if self.staging.verify == "full" else dataclasses.replace(remote, crc64=None)
+
+    def _attributes(self) -> Attributes:
+        info = self.info
+        return from_metadata(info.metadata, info.key, self.staging.defaults, modified_ns=info.modified_ns)
+
+    def _take_over(self, run: _Run, data: bytes | None = None) -> bool:
+        """A file of the name is there, and is not known to be this version: it may have the same bytes. Else it is a conflict.
+
+        Returns
+        -------
+        bool
+            False: nothing is to be done.
+        """
+        state = state_of(self._final)
+        crc = self.info.crc64 if data is None else crc64(data)
+        if crc is not None and state.size == self.info.size and content_crc(self._final)[1] == crc:
+            record_base(self._final, self._remote(), state.tx, proof="crc64nvme", durable=False)
+            run.events.skipped(self.path)
+            return False
+        run.events.conflict(self.path, "a file of this name is there, and is another; --overwrite would replace it")
+        return False
+
+    def _make_hidden(self, *, again: bool = False) -> None:
+        remote, attributes = self._remote(), self._attributes()
+        if os.path.lexists(self._hidden.path):
+            with contextlib.suppress(Error, OSError):
+                state = state_of(self._hidden)
+                if (
+                    state.archived
+                    and state.base is not None
+                    and state.base.remote.is_same_version(remote)
+                    and not again
+                ):
+                    return
+            namespace.remove(self._hidden)
+        self._remove_older()
+        make_stub(
+            self._hidden,
+            remote,
+            layout=self.staging.landing.layout(os.path.dirname(self.relative)),
+            mode=attributes.mode,
+            uid=attributes.uid,
+            gid=attributes.gid,
+            atime_ns=attributes.atime_ns,
+            mtime_ns=attributes.mtime_ns,
+            durable=False,
+        )
+
+    def _remove_older(self) -> None:
+        """Remove what a run that was killed left of another version of the object."""
+        directory = self._hidden.directory
+        same_key = self._hidden.name.rpartition("-")[0]
+        for name in self.staging.left_in(directory):
+            if name.startswith(same_key) and name != self._hidden.name:
+                with contextlib.suppress(Error, OSError):
+                    namespace.remove(self._hidden.beside(name))
+
+    def complete(self, run: _Run, synced: Any, checksum: int, *, durable: bool) -> None:
+        place = self.place()
+        try:
+            _promote(place, synced, checksum, durable=durable)
+        except DamageError:
+            if place.name.startswith(_STAGE):
+                namespace.remove(place)
+            raise
+        if place.name.startswith(_STAGE):
+            self._put_name(durable=durable)
+        run.done(self.size, checksum)
+
+    def _put_name(self, *, durable: bool) -> None:
+        try:
+            put_name(self._hidden, self._final, replace=self.staging.overwrite, durable=durable)
+        except FileExistsError as error:
+            raise ConflictError("a file of this name was made meanwhile", path=self.path) from error
+
+    def whole(self, run: _Run) -> None:
+        if self.size > WHOLE_BYTES:
+            checksum = self.prepare(run)
+            if checksum is not None:
+                _load_all(self.place(), run)
+                self.complete(run, None, checksum, durable=False)
+            return
+        if self._is_there(run):
+            return
+        staging = self.staging
+        data, info = staging.client.get(staging.bucket, self.info.key, etag=self.info.etag, most=WHOLE_BYTES)
+        self.info, self.size = info, len(data)
+        run.events.advance(bytes=len(data))
+        checksum = _number(self._remote().crc64)
+        attributes = self._attributes()
+        here = look(self._final)
+        if attributes.kind == "symlink":
+            self._link(run, make_link(data), here.kind)
+        elif here.kind == "symlink" and not staging.overwrite:
+            run.events.conflict(self.path, "a symlink of this name is there")
+        elif here.state is not None and here.state.is_stub and here.holds(self._remote()):
+            self._fill(self._final, data)
+            self.complete(run, None, checksum, durable=False)
+        elif here.state is not None and not staging.overwrite:
+            self._take_over(run, data)
+        elif here.kind == "absent" and self._make_inline(data, attributes):
+            run.done(self.size, checksum)
+        else:
+            self._make_hidden()
+            self._fill(self._hidden, data)
+            self.complete(run, None, checksum, durable=False)
+
+    def _link(self, run: _Run, target: str, kind: str) -> None:
+        if kind == "symlink" and os.readlink(self.path) == target:
+            return run.events.skipped(self.path)
+        if kind != "absent":
+            if not self.staging.overwrite:
+                return run.events.conflict(self.path, "a file of this name is there, and is no such symlink")
+            namespace.remove(self._final)
+        self.staging.landing.symlink(self.relative, target)
+        attributes = self._attributes()
+        with contextlib.suppress(PermissionError):
+            os.chown(self.path, attributes.uid, attributes.gid, follow_symlinks=False)
+        os.utime(self.path, ns=(attributes.atime_ns, attributes.mtime_ns), follow_symlinks=False)
+        return run.done(len(target), -1)
+
+    def _make_inline(self, data: bytes, attributes: Attributes) -> bool:
+        """Make a file that lies in its inode, in one step; False where it may not."""
+        if len(data) > self.staging.options.inline_bytes:
+            return False
+        landing = self.staging.landing
+        layout = landing.layout(os.path.dirname(self.relative))
+        inode = Inode(os.urandom(16), "inline", layout, data)
+
+        def prepare(fd: int) -> None:
+            if (attributes.uid, attributes.gid) != (-1, -1):
+                with contextlib.suppress(PermissionError):
+                    os.fchown(fd, attributes.uid, attributes.gid)
+            os.fchmod(fd, attributes.mode & 0o777)
+            os.utime(fd, ns=(attributes.atime_ns, attributes.mtime_ns))
+
+        try:
+            made = write_inode(landing.store, inode, self.path, refuse_existing=True, sync=False, prepare=prepare)
+        except FileExistsError as error:
+            raise ConflictError("a file of this name was made meanwhile", path=self.path) from error
+        if made:
+            remote = self._remote()
+            proof = "etag" if remote.crc64 is None else "crc64nvme"
+            record_base(self._final, remote, inode.file_id, proof=proof, durable=False)
+        return made
+
+    def _fill(self, place: Place, data: bytes) -> None:
+        """Give a stub all its bytes."""
+        try:
+            with Residency.of(place, options=self.staging.options) as residency:
+                residency.keep(0, np.frombuffer(data, np.uint8))
+        except NamespaceError:  # it was killed between promotion and renaming
+            if state_of(place).is_stub:
+                raise
+
+
+def stage_name(bucket: str, info: ObjectInfo) -> str:
+    """Return the hidden name of an object while it is fetched: what two versions do not share, and two keys do not."""
+    key = hashlib.blake2b(json.dumps([bucket, info.key]).encode(), digest_size=12).hexdigest()
+    version = hashlib.blake2b(json.dumps([info.etag, info.size, info.version]).encode(), digest_size=12).hexdigest()
+    return f"{_STAGE}{key}-{version}"
+
+
+def _number(crc: int | None) -> int:
+    return -1 if crc is None else crc
+
+
+def _changed(bucket: str, before: ObjectInfo, now: ObjectInfo) -> StaleError:
+    return StaleError(
+        f"s3://{bucket}/{before.key} changed since it was listed: its ETag was {before.etag} and is {now.etag}; run it again"
+    )
+
+
+def _load_all(place: Place, run: _Run) -> None:
+    """Fetch all stripes of a stub, on one rank."""
+    try:
+        residency = Residency.of(place, options=run.options)
+    except NamespaceError:
+        if state_of(place).is_stub:
+            raise
+        return  # whole already
+    with residency:
+        _load(residency, 0, residency.stripes, run)
+
+
+def _load(residency: Residency, first: int, last: int, run: _Run) -> None:
+    before = residency.fetched_bytes
+    residency.load(residency.missing(first, last))
+    if not residency.keeps:
+        raise OSError(errno.ENOSPC, "what is fetched cannot be kept (no right to write, or no room)", residency.path)
+    run.events.advance(bytes=residency.fetched_bytes - before)
+
+
+def _promote(place: Place, synced: Any, checksum: int, *, durable: bool) -> None:
+    for _ in range(_LOOKS):
+        if promote(place, durable=durable, synced=synced, crc64=None if checksum < 0 else checksum):
+            return
+        with Residency.of(place) as residency:
+            residency.load(residency.missing())
+        synced = None
+    raise BlockingIOError(errno.EBUSY, "the file changes all the time, or another process has it open", place.path)
+
+
+# --- all files --------------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """Fetches many files, on one rank of those that do it together."""
+
+    def __init__(self, team: Team, events: Events, options: Options, verify: str) -> None:
+        self.team, self.events, self.options, self.verify = team, events, options, verify
+        self._unproven = 0
+        self._begun = time.monotonic(), time.process_time()
+
+    # --- together -----------------------------------------------------------------------------------------------------
+
+    def together(self, work: Callable[[], object]) -> None:
+        """Collective. Do something on every rank; an error on one is the error of all."""
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:  # an interrupt too: the others wait in agree
+            error = raised
+        self.team.agree(error)
+
+    def first(self, work: Callable[[], object]) -> None:
+        """Collective. Do something on the first rank only."""
+        self.together(work if self.team.rank == 0 else _nothing)
+
+    def tell(self, value: Any) -> Any:
+        """Collective. Give every rank what the first has."""
+        return tell_json(self.team, value) if self.team.size > 1 else value
+
+    def done(self, size: int, checksum: int) -> None:
+        """Count a file."""
+        self.events.advance(files=1)
+        if checksum >= 0:
+            self.events.verified()
+        else:
+            self._unproven += 1
+
+    def finish(self) -> Summary:
+        """Collective. Say what was not proven; return the summary of all ranks."""
+        wall, cpu = time.monotonic() - self._begun[0], time.process_time() - self._begun[1]
+        self.events.spent("cpu", min(cpu, wall))
+        self.events.spent("network", max(0.0, wall - cpu))
+        unproven = int(np.concatenate(self.team.allgather(np.array([self._unproven], np.int64))).sum())
+        if unproven and self.team.rank == 0 and self.verify == "full":
+            self.events.note(
+                f"of {unproven} objects the bucket has no checksum of the whole (none, or one of the parts): "
+                "each range was fetched under their ETag, and their length was compared"
+            )
+        return self.events.finish().of_all(self.team)
+
+    # --- fetching -----------------------------------------------------------------------------------------------------
+
+    def fetch(self, jobs: Sequence[_Job], store: Store | None) -> None:
+        """Collective. Fetch all of them, durably in the end."""
+        if not jobs or store is None:
+            return
+        size = self.team.size
+        self.events.phase("fetch", files=-(-len(jobs) // size), bytes=sum(job.size for job in jobs) // size)
+        large = sorted((job for job in jobs if job.size >= LARGE_BYTES), key=lambda job: (-job.size, job.path))
+        small = sorted((job for job in jobs if job.size < LARGE_BYTES), key=lambda job: (-job.size, job.path))
+        for begin in range(0, len(large), _WAVE_FILES):
+            _Wave(self, large[begin : begin + _WAVE_FILES], store).run()
+        batch = max(1, min(BATCH, len(small) // (4 * size)))
+        with WorkQueue(store, self.team, -(-len(small) // batch)) as queue:
+            work_through(
+                queue,
+                lambda number: self._whole(small[number * batch : (number + 1) * batch]),
+                min(THREADS, max(1, len(small))),
+            )
+        if self.options.durable:
+            self.together(lambda: _sync(store))
+
+    def _whole(self, jobs: Sequence[_Job]) -> None:
+        for job in jobs:
+            try:
+                job.whole(self)
+            except (Error, OSError) as error:
+                self.events.failed(job.path, error)
+
+
+class _Wave:
+    """Some large files that all ranks fetch together."""
+
+    def __init__(self, run: _Run, jobs: Sequence[_Job], store: Store) -> None:
+        self.run_, self.jobs, self.store, self.team = run, jobs, store, run.team
+        self._open: dict[int, Residency | None] = {}
+        self._errors: dict[int, BaseException] = {}
+
+    def run(self) -> None:
+        """Collective."""
+        checksums = self._prepare()
+        try:
+            units = self._units([number for number, (state, _) in enumerate(checksums) if state == _GO])
+            with WorkQueue(self.store, self.team, len(units)) as queue:
+                for unit in queue:
+                    self._load(*units[unit])
+            self._finish(checksums)
+        finally:
+            for residency in self._open.values():
+                if residency is not None:
+                    residency.close()
+
+    def _prepare(self) -> list[tuple[int, int]]:
+        """Collective. Each rank prepares some; all know what is to be fetched and which checksum it must have."""
+        mine = np.zeros(len(self.jobs), _PREPARED)
+        error: BaseException | None = None
+        try:
+            for number in range(self.team.rank, len(self.jobs), self.team.size):
+                try:
+                    checksum = self.jobs[number].prepare(self.run_)
+                    mine[number] = (_DONE, 0, 0) if checksum is None else (_GO, max(checksum, 0), checksum >= 0)
+                except (Error, OSError) as failed:
+                    self.run_.events.failed(self.jobs[number].path, failed)
+                    mine[number] = (_DONE, 0, 0)
+        except BaseException as raised:  # an interrupt too: the others wait in agree
+            error = raised
+        self.team.agree(error)
+        every = np.stack(self.team.allgather(mine))
+        chosen = every[np.arange(len(self.jobs)) % self.team.size, np.arange(len(self.jobs))]
+        return [(int(one["state"]), int(one["crc"]) if one["known"] else -1) for one in chosen]
+
+    def _units(self, numbers: list[int]) -> list[tuple[int, int, int]]:
+        """Cut files in ranges of about as many bytes: file, first and last byte."""
+        total = sum(self.jobs[number].size for number in numbers)
+        least, most = _UNIT_BYTES
+        unit = min(most, max(least, total // (_UNITS_A_RANK * self.team.size)))
+        unit = 1 << (unit.bit_length() - 1)  # a power of two, as stripes are: no stripe is in two units
+        return [
+            (number, begin, min(begin + unit, self.jobs[number].size))
+            for number in numbers
+            for begin in range(0, self.jobs[number].size, unit)
+        ]
+
+    def _load(self, number: int, begin: int, end: int) -> None:
+        if number in self._errors:
+            return
+        try:
+            residency = self._residency(number)
+            if residency is not None:
+                stripe = residency.layout.stripe_bytes
+                _load(residency, -(-begin // stripe), -(-end // stripe), self.run_)
+        except (Error, OSError) as error:
+            self._errors[number] = error
+
+    def _residency(self, number: int) -> Residency | None:
+        """Open what this rank fetches of a file; None: it is whole already."""
+        if number not in self._open:
+            place = self.jobs[number].place()
+            try:
+                self._open[number] = Residency.of(
+                    place, options=self.run_.options, rank=self.team.rank, ranks=self.team.size
+                )
+            except NamespaceError:
+                if state_of(place).is_stub:
+                    raise
+                self._open[number] = None
+        return self._open[number]
+
+    def _finish(self, checksums: list[tuple[int, int]]) -> None:
+        """Collective. Prove the files and give them their names, each by one rank."""
+        durable = self.run_.options.durable
+        synced: list[Any] = []
+
+        def sync() -> None:
+            for number in range(len(self.jobs)):
+                residency, entries = self._open.get(number), np.zeros(0, SEGMENT_ENTRY)
+                if residency is not None and number not in self._errors:
+                    try:
+                        entries = residency.sync() if durable else entries
+                    except (Error, OSError) as error:
+                        self._errors[number] = error
+                synced.append(entries)
+
+        self.run_.together(sync)
+        failed = np.zeros(len(self.jobs), np.bool_)
+        failed[list(self._errors)] = True
+        every = np.stack(self.team.allgather(failed))
+        error: BaseException | None = None
+        for number, (job, (state, checksum)) in enumerate(zip(self.jobs, checksums, strict=True)):
+            if state != _GO:
+                continue
+            if every[:, number].any():
+                if int(np.argmax(every[:, number])) == self.team.rank:
+                    self.run_.events.failed(job.path, self._errors[number])
+                continue
+            root = number % self.team.size
+            parts = self.team.gather(synced[number], root)
+            if parts is None or error is not None:
+                continue
+            try:
+                job.complete(self.run_, np.concatenate(parts), checksum, durable=durable)
+            except (Error, OSError) as raised:
+                self.run_.events.failed(job.path, raised)
+            except BaseException as raised:  # an interrupt: the others wait in agree
+                error = raised
+        self.team.agree(error)
+
+
+_GO, _DONE = 1, 2
+_PREPARED = np.dtype([("state", "<i8"), ("crc", "<u8"), ("known", "<i8")])
+
+
+class _StageIn:
+    """One stage-in."""
+
+    def __init__(
+        self,
+        run: _Run,
+        url: str,
+        directory: AnyPath,
+        chosen: Filter,
+        overwrite: bool,
+        endpoint: Endpoint,
+        defaults: Defaults,
+    ) -> None:
+        self.run_, self.overwrite, self.endpoint, self.defaults = run, overwrite, endpoint, defaults
+        self.options, self.verify = run.options, run.verify
+        self.bucket, self.key = split_url(url)
+        self.prefix = ""
+        self._directory, self._chosen = directory, chosen
+        self.client: Client
+        self.landing: Landing
+        self._left: dict[str, list[str]] = {}
+
+    def left_in(self, directory: str) -> list[str]:
+        """Return the hidden names that earlier runs left in a directory."""
+        if directory not in self._left:
+            self._left[directory] = [name for name in os.listdir(directory) if name.startswith(_STAGE)]
+        return self._left[directory]
+
+    def run(self, dry_run: bool) -> Summary:
+        """Collective."""
+        run, events, team = self.run_, self.run_.events, self.run_.team
+        events.phase("list")
+        listed: list[ObjectInfo] = []
+
+        def begin() -> None:
+            self.client = Client.of(self.endpoint)
+            store = Store.find(self._directory)
+            store.check_writable()
+            found, self.prefix = list_source(self.client, self.bucket, self.key, team=team, store=store, events=events)
+            listed.extend(found)
+
+        run.together(begin)
+        retries = self.client.counters.retries
+        self.prefix = run.tell(self.prefix)
+        objects: list[ObjectInfo] = []
+        made: list[tuple[str, ObjectInfo]] = []
+
+        def prepare() -> None:
+            if not listed:
+                raise FileNotFoundError(errno.ENOENT, "nothing lies there", f"s3://{self.bucket}/{self.key}")
+            root = os.path.abspath(os.fsdecode(self._directory))
+            found = choose(listed, self.prefix, root, self._chosen, events)
+            objects.extend(one for one in found if not one.key.endswith("/"))
+            markers = [one for one in found if one.key.endswith("/")]
+            if dry_run:
+                for one in objects:
+                    events.planned("stage in", f"{root}/{path_of(one.key, self.prefix)}", one.size)
+                return
+            if not os.path.isdir(self._directory):
+                namespace.makedirs(self._directory, exist_ok=True)
+            self.landing = Landing(self._directory, self.defaults)
+            made.extend(make_directories(self.landing, self.prefix, objects, markers, events))
+
+        run.first(prepare)
+        if dry_run:
+            return run.finish()
+        told = run.tell([values_of(one) for one in objects])
+
+        def land() -> None:
+            if team.rank:
+                self.landing = Landing(self._directory, self.defaults)
+
+        run.together(land)
+        jobs = [_Stage(self, ObjectInfo(*values)) for values in told]
+        run.fetch(jobs, self.landing.store)
+        run.first(lambda: finish_directories(self.client, self.bucket, self.landing, made, self.defaults, events))
+        events.retried(self.client.counters.retries - retries)
+        return run.finish()
+
+
+def _sync(store: Store) -> None:
+    from ..store.filesystem import sync_filesystem
+
+    paths = [store.root, *(target.path for target in store.targets)]
+    for path in {os.stat(path).st_dev: path for path in paths}.values():
+        sync_filesystem(path)
+
+
+def _nothing() -> None:
+    pass
