@@ -15,7 +15,7 @@ from .signing import Credentials, Scope
 
 __all__ = ["Access", "Place"]
 
-_NO_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a profile (--profile, AWS_PROFILE), or say that the bucket is public (--unsigned)"
+_NO_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a profile (--profile, AWS_PROFILE), or read as anybody (--unsigned)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -137,8 +137,16 @@ class Exchange:
         )
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fill some of `buffer`; 0 = the body ended, or the connection did."""
-        return self._response.readinto(buffer)
+        """Fill some of `buffer`, by what one look at the socket gives; 0 = the body ended, or the connection did."""
+        response = self._response
+        if response.length is None:
+            return response.readinto(buffer)
+        if response.length == 0:
+            return 0
+        # Not response.readinto: if the connection breaks, it forgets how much it has read already.
+        count: int = response.fp.readinto1(buffer[: response.length])
+        response.length -= count
+        return count
 
     def __enter__(self) -> Self:
         return self
@@ -179,6 +187,9 @@ class Connections:
         for kept in idle.values():
             for _, connection in kept:
                 connection.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     def forget(self) -> None:
         """After a fork: let go of the parent's connections without a word to the service."""

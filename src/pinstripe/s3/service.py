@@ -187,7 +187,7 @@ class Service:
         return self.repeat(lambda: self.try_once(request))
 
     def try_once(self, request: Request) -> Answer:
-        """Ask once, and read the answer whole.
+        """Ask once, and read the answer whole; an error that comes with 200 is an error.
 
         Raises
         ------
@@ -200,7 +200,12 @@ class Service:
                 raise http.client.IncompleteRead(b"", exchange.length)
             return Answer(exchange.status, exchange.headers, body)
 
-        return self.exchange(request, read)
+        answer = self.exchange(request, read)
+        if answer.body and parse_error(answer.body)[0]:
+            failure = self.failure_of(request, answer.status, answer.headers, answer.body)
+            failure.is_lost |= failure.passes
+            raise failure
+        return answer
 
     def exchange(self, request: Request, read: Callable[[Exchange], T]) -> T:
         """Ask once; `read` takes the answer if it is good.
@@ -219,7 +224,7 @@ class Service:
                         self.slots.succeeded()
                         return value
                     body = exchange.read(_MOST_OF_AN_ERROR)
-                    raise self._refused(request, exchange.status, exchange.headers, body)
+                raise self._refused(request, exchange.status, exchange.headers, body)
             except ssl.SSLCertVerificationError as error:
                 text = f"{error.verify_message}; name the authority's certificates in AWS_CA_BUNDLE"
                 raise Failure(self.error(request, 0, "NoAnswer", text)) from None

@@ -15,8 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import re
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import AsyncIterator
@@ -141,16 +143,18 @@ class FaultProxy:
     ----------
     upstream : str
         URL of the server.
+    certificate : path or None
+        A PEM file of a certificate and its key: the proxy then speaks TLS to its clients.
 
     Attributes
     ----------
     url : str
-        ``http://127.0.0.1:PORT``.
+        ``http://127.0.0.1:PORT``, or ``https:``.
     log : list of Entry
         In the order in which requests came.
     """
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, certificate: str | os.PathLike[str] | None = None) -> None:
         parts = urlsplit(upstream)
         self._upstream = (parts.hostname or "", parts.port or 80)
         self.log: list[Entry] = []
@@ -160,7 +164,11 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._tls: ssl.SSLContext | None = None
+        if certificate is not None:
+            self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self._tls.load_cert_chain(certificate)
+        self.url = f"{'https' if self._tls else 'http'}://127.0.0.1:{self._listener.getsockname()[1]}"
         self._stopping = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="s3-fault-proxy", daemon=True)
         self._thread.start()
@@ -223,7 +231,7 @@ class FaultProxy:
             self._loop.close()
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._accept, sock=self._listener, limit=_HEAD_LIMIT)
+        server = await asyncio.start_server(self._accept, sock=self._listener, limit=_HEAD_LIMIT, ssl=self._tls)
         await self._stopping.wait()
         server.close()
         for task in list(self._tasks):
