@@ -18,6 +18,7 @@ from .space import df_command, du_command, target_group
 from .staging import import_command, restore_command, stage_in_command
 from .state import state_command
 from .stores import adopt_command, create_command, destroy_command, gc_command
+from .tending import agent_command, release_command, sync_command
 
 __all__ = ["cli", "main"]
 
@@ -79,6 +80,9 @@ for _command in (
     stage_in_command,
     export_command,
     stage_out_command,
+    release_command,
+    sync_command,
+    agent_command,
     gc_command,
     adopt_command,
     target_group,

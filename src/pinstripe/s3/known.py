@@ -1,0 +1,88 @@
+"""Known: what the last round of a link knew of both sides. It is how a name that was removed is told from one that never was.
+
+::
+
+    STORE/.pinstripe/s3/LINK.known      JSON; replaced by rename
+
+A record that is lost, or malformed, costs that removals since are not noticed: the bucket's objects then come back as stubs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+from typing import Any
+
+from .agent_lock import s3_directory
+from .links import Link
+
+__all__ = ["NOEXPORT", "Known", "conflicts_of"]
+
+NOEXPORT = -1
+"""The mark of a file that stays out of the bucket: its removal is not carried over."""
+
+
+@dataclasses.dataclass(slots=True)
+class Known:
+    """What is known of the names of a link. Names are relative paths, directories with a slash behind.
+
+    Attributes
+    ----------
+    names : dict
+        ETag of the object that a file or symlink was last known to equal; "" for directories.
+    marks : dict
+        Of symlinks the time, in nanoseconds, of directories what their object depends on; `NOEXPORT` of such files.
+    kept : dict
+        Transaction, in hex, of files in conflict that were uploaded beside their object.
+    conflicts : list of str
+        Names that were in conflict at the last round.
+    """
+
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+    marks: dict[str, int] = dataclasses.field(default_factory=dict)
+    kept: dict[str, str] = dataclasses.field(default_factory=dict)
+    conflicts: list[str] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def read(cls, link: Link) -> Known:
+        """Read a link's record; an empty one where there is none, or none that can be understood."""
+        try:
+            with open(_path(link), "rb") as file:
+                values: dict[str, Any] = json.load(file)
+            known = cls(
+                {str(name): str(etag) for name, etag in values["names"].items()},
+                {str(name): int(mark) for name, mark in values["marks"].items()},
+                {str(name): str(tx) for name, tx in values["kept"].items()},
+                [str(name) for name in values["conflicts"]],
+            )
+        except FileNotFoundError:
+            return cls()
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return cls()
+        return known
+
+    def write(self, link: Link) -> None:
+        """Replace the link's record, in one step."""
+        s3_directory(link.store)
+        path = _path(link)
+        draft = f"{path}-{secrets.token_hex(8)}"
+        try:
+            with open(draft, "x", encoding="ascii") as file:
+                json.dump(dataclasses.asdict(self), file, separators=(",", ":"))
+            os.replace(draft, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
+            raise
+
+
+def conflicts_of(link: Link) -> list[str]:
+    """Return the names that were in conflict when the link was last brought in step."""
+    return Known.read(link).conflicts
+
+
+def _path(link: Link) -> str:
+    return os.path.join(link.store.meta, "s3", f"{link.id.hex()}.known")
