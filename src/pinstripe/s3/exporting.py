@@ -32,7 +32,7 @@ from . import completion, uploads
 from .completion import Staged
 from .conflicts import CHOICES
 from .events import Events, Summary
-from .export_plan import Destination, Plan, plan_export, plan_stage_out
+from .export_plan import Destination, Name, Plan, plan_export, plan_stage_out
 from .listing import list_objects
 from .objects import ObjectInfo, Part
 from .parts import PartSender, Piece, Target, Trouble
@@ -292,29 +292,40 @@ class _Export:
     # --- send --------------------------------------------------------------------------------------------------------
 
     def send(self) -> None:
-        """Collective. Send all names."""
-        names = self.plan.names
-        self.events.phase("upload", len(names) if self.team.size == 1 else None)
+        """Collective. Send all names: files, then the directories that need an object, for some services make those anew with what is put below."""
+        last = [name for name in self.plan.names if name.kind == "directory"]
+        first = [name for name in self.plan.names if name.kind != "directory"]
+        self.events.phase("upload", len(self.plan.names) if self.team.size == 1 else None)
+        large = self._send_small(first)
+        large.sort(key=lambda one: one.path)
+        while self._anywhere(len(large)):
+            chosen, large = large[:_ROUND], large[_ROUND:]
+            large += self._round(chosen)
+        self._send_small(last)
+
+    def _send_small(self, names: list[Name]) -> list[Candidate]:
+        """Collective. Send names as ranks are free; return the files that this rank drew and that all are to send."""
+        if not names:
+            return []
         large: list[Candidate] = []
+
+        def send(number: int) -> None:
+            candidate = self.sender.send(names[number])
+            if candidate is not None:
+                large.append(candidate)
+
         error: BaseException | None = None
         queue = WorkQueue(self.store, self.team, len(names))
         try:
-            work_through(queue, lambda number: self._send_one(number, large), _THREADS_SMALL)
+            work_through(queue, send, _THREADS_SMALL)
         except BaseException as raised:  # an interrupt too: the others wait in close
             error = raised
         queue.close(error)
-        large.sort(key=lambda one: one.path)
-        while True:
-            every = self.team.allgather(np.array([len(large)], np.int64))
-            if not int(np.concatenate(every).sum()):
-                return
-            chosen, large = large[:_ROUND], large[_ROUND:]
-            large += self._round(chosen)
+        return large
 
-    def _send_one(self, number: int, large: list[Candidate]) -> None:
-        candidate = self.sender.send(self.plan.names[number])
-        if candidate is not None:
-            large.append(candidate)
+    def _anywhere(self, count: int) -> bool:
+        """Collective. Tell whether any rank has some."""
+        return bool(np.concatenate(self.team.allgather(np.array([count], np.int64))).any())
 
     def _round(self, chosen: list[Candidate]) -> list[Candidate]:
         """Collective. Send some large files; return those that are to be tried again."""

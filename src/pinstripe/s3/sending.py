@@ -390,7 +390,10 @@ class Sender:
         looked : bool
             Whether the bucket was asked; else the object is taken to be what is known of it.
         """
-        policy = Policy((), _EXPORT, one.destination.if_conflict, one.destination.if_deleted)
+        # An empty object of a directory has nothing that could be lost: whoever made it, it gets this directory's attributes.
+        is_bare = one.name.kind == "directory" and seen is not None and not seen.size
+        if_conflict = "overwrite" if is_bare else one.destination.if_conflict
+        policy = Policy((), _EXPORT, if_conflict, one.destination.if_deleted)
         state = ("same" if one.known else "absent") if not looked else self._compare(one, seen)
         is_equal = looked and seen is not None and self.is_equal(one, seen)
         if is_equal and one.name.kind != "file" and seen is not None:
@@ -414,6 +417,8 @@ class Sender:
         if action.verb == "keep-both":
             beside = conflict_name(one.key, os.environ.get("SLURM_JOB_ID") or str(os.getpid()), socket.gethostname())
             return Choice(action, beside, if_none_match=True, seen=seen)
+        if is_bare:  # no condition: services make such objects, and their ETags, as they like
+            return Choice(action, one.key, seen=seen)
         etag = "" if action.condition == "if-none-match" else seen.etag if seen is not None else one.known
         return Choice(action, one.key, if_none_match=not etag, if_match=etag, seen=seen)
 
@@ -636,8 +641,6 @@ class Sender:
             self.events.skipped(path)
             return
         one = self._small(name, destination, key, b"", to_metadata(seen, "directory"), staged, seen)
-        # An empty object has nothing that could be lost: whoever made it, it gets this directory's attributes.
-        one.destination = dataclasses.replace(destination, if_conflict="overwrite")
         self._send_small(one, b"")
 
     def _send_symlink(self, name: Name, destination: Destination, path: str) -> None:
