@@ -464,7 +464,7 @@ class _Import:
         body: bytes,
     ) -> None:
         verb = action.verb
-        if verb in ("nothing", "skip", "stale"):
+        if verb in ("nothing", "skip", "stale") or (verb == "record" and here.state is None):
             return self.events.skipped(place.path, action.reason)
         if verb == "conflict":
             if here.state is not None and not self.dry_run:
@@ -477,9 +477,8 @@ class _Import:
         if self.dry_run:
             words = {"stub": "make a stub", "renew": "renew the stub", "record": "note as archived"}
             return self.events.planned(words.get(verb, verb), place.path, info.size, action.reason)
-        if verb == "record":
-            if here.state is not None:
-                record_base(place, remote, here.state.tx)
+        if verb == "record" and here.state is not None:
+            record_base(place, remote, here.state.tx)
         elif attributes.kind == "symlink":
             target = make_link(body)
             if here.kind != "absent":
@@ -538,7 +537,7 @@ class _Import:
                 if path not in paths and is_reserved(path) is False:
                     with self._failing(full):
                         removed |= self._gone(landing.place(path))
-            if removed and top != landing.root and f"{top[len(landing.root) + 1 :]}" not in paths:
+            if removed and top != landing.root and top[len(landing.root) + 1 :] not in paths:
                 with contextlib.suppress(OSError):  # something else is in it
                     namespace.rmdir(top)
 
