@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import threading
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -58,6 +60,7 @@ class Access:
             import botocore.config
             import botocore.exceptions
             import botocore.httpsession
+            import botocore.loaders
             import botocore.session
             import botocore.utils
         except ImportError:
@@ -71,6 +74,8 @@ class Access:
         self._credentials: Any = None
         try:
             self._session = botocore.session.Session(profile=endpoint.profile or None)
+            path = self._session.get_config_variable("data_path")
+            self._session.register_component("data_loader", _loader(botocore.loaders.create_loader, path))
             region = endpoint.region or self._session.get_config_variable("region") or os.environ.get("AWS_REGION", "")
             self.region = region or "us-east-1"
             http = getattr(self._client(self.region)._endpoint, "http_session", None)
@@ -174,3 +179,9 @@ class Access:
         headers = {name.lower(): ",".join(values) for name, values in extra.items()}
         scope = Scope(signing.get("signing_name", "s3"), signing.get("region") or client.meta.region_name)
         return Place(origin, parts.path.rstrip("/"), scope, headers)
+
+
+@functools.lru_cache(4)
+def _loader(create: Callable[[str | None], Any], path: str | None) -> Any:
+    """Return a loader of botocore's descriptions that all endpoints share: reading them costs more than all else here."""
+    return create(path)
