@@ -227,7 +227,7 @@ def test_conditions_hold_or_nothing_happens(ours: Client, bucket: str) -> None:
 
 
 def test_of_eight_that_create_one_object_one_wins(ours: Client, bucket: str) -> None:
-    for number in range(5):
+    for number in range(2):  # more take long: this service looks at its locks once a second
         start = threading.Barrier(8)
 
         def create(thread: int, key: str = f"k{number}", start: threading.Barrier = start) -> bool:
