@@ -6,6 +6,7 @@ import click
 
 from ..format.remote import Endpoint
 from ..s3.conflicts import CHOICES
+from ..s3.known import conflicts_of
 from ..s3.links import Link, LinkOptions, link, links, unlink
 from ..s3.metadata import Defaults
 from ..store.store import Store
@@ -14,6 +15,8 @@ from .output import echo, emit_json, print_table
 from .words import DURATION, EVENT_WORDS, PERCENT, SIZE, json_option
 
 __all__ = ["link_command", "unlink_command"]
+
+_CONFLICTS_MOST = 5
 
 
 @click.command("link")
@@ -100,12 +103,17 @@ def unlink_command(directory: str, delete_data: bool, as_json: bool) -> None:
 def _list(store: Store, as_json: bool) -> None:
     found = links(store)
     if as_json:
-        emit_json([one.to_values() for one in found])
+        emit_json([one.to_values() | {"conflicts": conflicts_of(one)} for one in found])
         return
     if not found:
         echo(f"{store.root} has no links")
         return
     print_table([["DIRECTORY", "BUCKET", "IMPORT", "EXPORT", "ENDPOINT"], *map(_row, found)])
+    for one in found:
+        names = conflicts_of(one)
+        if names:
+            more = ", ..." if len(names) > _CONFLICTS_MOST else ""
+            echo(f"{one.directory}: {len(names)} in conflict: {', '.join(names[:_CONFLICTS_MOST])}{more}")
 
 
 def _row(one: Link) -> list[str]:

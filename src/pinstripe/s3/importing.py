@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
@@ -387,8 +388,12 @@ class _Import:
             return None
         if here.holds(remote):
             return self._same(place, here, info)
-        local = here.local
-        if here.kind == "absent" and path in self.known:
+        local, was = here.local, self.known.get(path)
+        if here.kind == "symlink" and was is not None:
+            if was == info.etag:
+                return self.events.skipped(place.path)
+            local = _link_state(place, was)
+        elif here.kind == "absent" and was is not None:
             local = LocalState("removed")
         elif here.kind == "absent" and "new" not in self.policy.import_:
             return self.events.skipped(place.path)
@@ -544,6 +549,8 @@ class _Import:
     def _gone(self, place: Place) -> bool:
         """See to one name that was not listed; return whether it was removed."""
         here = look(place)
+        if here.kind == "symlink":
+            return self._gone_link(place)
         base = here.state.base if here.state is not None else None
         key = self.prefix + place.path[len(self._root()) + 1 :]
         if here.state is None or base is None or (base.remote.bucket, base.remote.key) != (self.bucket, key):
@@ -575,6 +582,24 @@ class _Import:
             self.events.note(f"{place.path}: {action.reason}")
         self.events.advance(files=1)
         return action.verb == "remove"
+
+    def _gone_link(self, place: Place) -> bool:
+        """See to a symlink that was not listed; only what a caller knows of it tells that there was an object."""
+        path = place.path[len(self._root()) + 1 :]
+        was = self.known.get(path)
+        if was is None:
+            return False
+        action = decide(_link_state(place, was), RemoteState("absent"), self.policy)
+        if action.verb == "conflict":
+            self.events.conflict(place.path, action.reason)
+        if action.verb != "remove":
+            return False
+        if self.dry_run:
+            self.events.planned(action.verb, place.path, 0, action.reason)
+            return False
+        namespace.remove(place)
+        self.events.advance(files=1)
+        return True
 
 
 def choose(listed: list[ObjectInfo], prefix: str, root: str, chosen: Filter, events: Events) -> list[ObjectInfo]:
@@ -709,6 +734,13 @@ def _metadata(said: Staged) -> dict[str, str]:
         "file-group": str(said.gid),
         "file-mtime": f"{said.mtime_ns}ns",
     }
+
+
+def _link_state(place: Place, etag: str) -> LocalState:
+    """Tell whether a symlink still leads where the object of this ETag says; its body is so short that the ETag is its MD5."""
+    target = os.fsencode(os.readlink(place.path))
+    is_same = hashlib.md5(target, usedforsecurity=False).hexdigest() == etag
+    return LocalState("clean" if is_same else "dirty")
 
 
 def make_link(body: bytes) -> str:

@@ -464,8 +464,8 @@ class LinkSync:
         if dry_run:
             events.planned("delete", f"s3://{link.bucket}/{key}", found.size, action.reason)
             return False
-        if namespace.lexists(self._place(name)):  # it is there again
-            return False
+        if namespace.lexists(place := self._place(name)) and os.path.isdir(place) == name.endswith("/"):
+            return False  # it is there again
         try:
             client.delete(link.bucket, key, if_match=found.etag)
         except ConditionError:
