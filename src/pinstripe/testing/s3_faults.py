@@ -395,8 +395,9 @@ class _Connection:
             pieces = _read_body(reader, fields, has_body=has_body)
         async for piece in pieces:
             if kind in ("reset", "cut") and entry.bytes_out + len(piece) >= end:
-                self.writer.write(piece[: end - entry.bytes_out])
+                piece = piece[: end - entry.bytes_out]
                 entry.bytes_out = end
+                self.writer.write(piece)
                 await self.writer.drain()
                 if kind == "reset":
                     await asyncio.sleep(0.02)  # a reset overtakes what lies in the client's socket
@@ -404,8 +405,8 @@ class _Connection:
                 raise _Broken
             if kind == "corrupt":
                 piece = _corrupted(piece, end - entry.bytes_out)
+            entry.bytes_out += len(piece)  # first: who has the bytes may look at once
             self.writer.write(piece)
-            entry.bytes_out += len(piece)
             await self.writer.drain()
         if kind == "truncate":
             assert self.server is not None
