@@ -105,8 +105,11 @@ class Place:
         world().Barrier()
         if rank() == 0:
             for name in ("in", "lazy"):
-                if pinstripe.exists(f"{self.store}/{name}"):
-                    pinstripe.rmtree(f"{self.store}/{name}")
+                for top, directories, files in pinstripe.walk(f"{self.store}/{name}", topdown=False):
+                    for each in files:
+                        pinstripe.remove(f"{top}/{each}")
+                    for each in directories:
+                        pinstripe.rmdir(f"{top}/{each}")
             shutil.rmtree(f"{self.path}/plain", ignore_errors=True)
             os.mkdir(f"{self.path}/plain")
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket="bench", Prefix=prefix)

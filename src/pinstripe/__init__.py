@@ -6,6 +6,7 @@ no thread.
 
 from .errors import (
     ArgumentError,
+    ConditionError,
     ConflictError,
     DamageError,
     Error,
@@ -14,6 +15,7 @@ from .errors import (
     NamespaceError,
     NoStoreError,
     OutcomeUnknownError,
+    RemoteError,
     StaleError,
     TargetError,
     UnsupportedError,
@@ -31,6 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentError",
+    "ConditionError",
     "ConflictError",
     "DamageError",
     "Error",
@@ -41,6 +44,7 @@ __all__ = [
     "NoStoreError",
     "Options",
     "OutcomeUnknownError",
+    "RemoteError",
     "StaleError",
     "Store",
     "TargetError",

@@ -235,7 +235,7 @@ class Service:
             except (OSError, http.client.HTTPException) as error:
                 if isinstance(error, Error):
                     raise Failure(error) from None
-                what = f"the connection failed: {error or type(error).__name__}"
+                what = f"the connection failed: {str(error) or type(error).__name__}"
                 raise Failure(self.error(request, 0, "NoAnswer", what), passes=True, is_lost=True) from None
 
     def repeat(self, attempt: Callable[[], T], *, progressed: Callable[[], bool] = lambda: False) -> T:
