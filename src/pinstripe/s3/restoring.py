@@ -28,10 +28,10 @@ from ..kernels import crc64
 from ..options import Options
 from ..store import namespace
 from ..store.newfile import write_inode
-from ..store.place import AnyPath, Place, locate
+from ..store.place import STAGED, AnyPath, Place, locate
 from ..store.residency import Residency
 from ..store.state import content_crc, record_base, state_of
-from ..store.store import RESERVED, Store
+from ..store.store import Store
 from ..store.stub import make_stub, promote
 from ..store.team import SERIAL, Team
 from ..store.telling import tell_json
@@ -73,7 +73,6 @@ BATCH = 64
 _WAVE_FILES = 64
 _UNIT_BYTES = (16 << 20, 64 << 20)
 _UNITS_A_RANK = 8
-_STAGE = f"{RESERVED}-stage-"
 _LOOKS = 20
 
 
@@ -404,10 +403,10 @@ class _Stage:
         try:
             _promote(place, synced, checksum, durable=durable)
         except DamageError:
-            if place.name.startswith(_STAGE):
+            if place.name.startswith(STAGED):
                 namespace.remove(place)
             raise
-        if place.name.startswith(_STAGE):
+        if place.name.startswith(STAGED):
             self._put_name(durable=durable)
         run.done(self.size, checksum)
 
@@ -502,7 +501,7 @@ def stage_name(bucket: str, info: ObjectInfo) -> str:
     """Return the hidden name of an object while it is fetched: what two versions do not share, and two keys do not."""
     key = hashlib.blake2b(json.dumps([bucket, info.key]).encode(), digest_size=12).hexdigest()
     version = hashlib.blake2b(json.dumps([info.etag, info.size, info.version]).encode(), digest_size=12).hexdigest()
-    return f"{_STAGE}{key}-{version}"
+    return f"{STAGED}{key}-{version}"
 
 
 def _number(crc: int | None) -> int:
@@ -773,7 +772,7 @@ class _StageIn:
     def left_in(self, directory: str) -> list[str]:
         """Return the hidden names that earlier runs left in a directory."""
         if directory not in self._left:
-            self._left[directory] = [name for name in os.listdir(directory) if name.startswith(_STAGE)]
+            self._left[directory] = [name for name in os.listdir(directory) if name.startswith(STAGED)]
         return self._left[directory]
 
     def run(self, dry_run: bool) -> Summary:

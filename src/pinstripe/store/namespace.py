@@ -31,7 +31,7 @@ from .fresh import fsync_directory
 from .inode_file import open_inode, read_any_inode, read_descriptor, read_inode
 from .listing import DirEntry, exists, isdir, isfile, lexists, listdir, lstat, readlink, scandir, stat, walk
 from .naming import naming
-from .place import AnyPath, Place, check_symlink, locate
+from .place import STAGED, AnyPath, Place, check_symlink, locate
 
 __all__ = [
     "DirEntry",
@@ -153,7 +153,7 @@ unlink = remove
 
 
 def rmdir(path: AnyPath) -> None:
-    """Remove an empty directory, as `os.rmdir`; one that holds only its own layout is empty."""
+    """Remove an empty directory, as `os.rmdir`; one that holds only its own layout, or what a stage-in that was killed left, is empty."""
     place = locate(path, follow=False)
     if not place.name:
         raise OSError(errno.EBUSY, "this is the store's own directory: `pinstripe destroy` removes a store", place.path)
@@ -161,6 +161,7 @@ def rmdir(path: AnyPath) -> None:
     is_directory = stat_module.S_ISDIR(os.lstat(place.path).st_mode)
     if is_directory:
         _check_holds_no_link(place, "removed")
+        _remove_staged(place)
     if is_directory and os.listdir(place.path) == [LAYOUT_NAME]:
         layout = own_layout(place.path)
         os.unlink(os.path.join(place.path, LAYOUT_NAME))
@@ -231,6 +232,18 @@ def _unlink(place: Place) -> bytes | None:
     inode = read_any_inode(place) if stat_module.S_ISREG(mode) else None
     os.unlink(place.path)
     return None if inode is None else inode.file_id
+
+
+def _remove_staged(place: Place) -> None:
+    """Remove hidden files that were being staged in, where a directory holds nothing else."""
+    names = os.listdir(place.path)
+    staged = [name for name in names if name.startswith(STAGED)]
+    if set(names) - {LAYOUT_NAME, *staged}:
+        return
+    for name in staged:
+        removed = _unlink(Place(place.store, f"{place.path}/{name}", place.path, name))
+        if removed is not None:
+            collect_removed(place.store, removed)
 
 
 def _make_file_durable(place: Place) -> None:

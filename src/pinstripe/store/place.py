@@ -10,9 +10,11 @@ import stat
 from ..errors import NamespaceError, NoStoreError
 from .store import RESERVED, Store, is_store
 
-__all__ = ["AnyPath", "Place", "check_symlink", "locate"]
+__all__ = ["STAGED", "AnyPath", "Place", "check_symlink", "locate"]
 
 AnyPath = str | os.PathLike[str]
+STAGED = f"{RESERVED}-stage-"
+"""What hidden names begin with, of files that are being staged in."""
 _LINKS_MOST = 40  # as the kernel's own limit
 
 
