@@ -129,6 +129,7 @@ def test_storms_of_slow_down_are_waited_out_and_counted(tree: str, proxy: FaultP
     proxy.add(Fault("GET", "d0/", kind="slowdown", times=4), Fault("GET", "d1/", kind="503", times=2))
     summary = restore([tree])
     assert (summary.files, summary.exit_code) == (len(data), 0)
+    assert summary.retries >= 1
 
 
 def test_a_dry_run_lists_and_fetches_nothing(tree: str, proxy: FaultProxy, data: dict[str, bytes]) -> None:

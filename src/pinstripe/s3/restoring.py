@@ -271,9 +271,10 @@ class _Restore:
             return None
         assert state.base is not None
         remote = state.base.remote
+        client = Client.of(endpoint_for(locate(self.path).store, remote))
+        run.uses(client)
         if remote.crc64 is None and self.verify == "full":
-            endpoint = endpoint_for(locate(self.path).store, remote)
-            found = Client.of(endpoint).head(remote.bucket, remote.key)
+            found = client.head(remote.bucket, remote.key)
             if found.etag == remote.etag:
                 return _number(found.crc64)
         return _number(remote.crc64)
@@ -553,6 +554,7 @@ class _Run:
     def __init__(self, team: Team, events: Events, options: Options, verify: str) -> None:
         self.team, self.events, self.options, self.verify = team, events, options, verify
         self._unproven = 0
+        self._retries: dict[Client, int] = {}
         self._begun = time.monotonic(), time.process_time()
 
     # --- together -----------------------------------------------------------------------------------------------------
@@ -582,9 +584,14 @@ class _Run:
         else:
             self._unproven += 1
 
+    def uses(self, client: Client) -> None:
+        """Count a client's retries from now on."""
+        self._retries.setdefault(client, client.counters.retries)
+
     def finish(self) -> Summary:
         """Collective. Say what was not proven; return the summary of all ranks."""
         wall, cpu = time.monotonic() - self._begun[0], time.process_time() - self._begun[1]
+        self.events.retried(sum(client.counters.retries - before for client, before in self._retries.items()))
         self.events.spent("cpu", min(cpu, wall))
         self.events.spent("network", max(0.0, wall - cpu))
         unproven = int(np.concatenate(self.team.allgather(np.array([self._unproven], np.int64))).sum())
@@ -783,13 +790,13 @@ class _StageIn:
 
         def begin() -> None:
             self.client = Client.of(self.endpoint)
+            run.uses(self.client)
             store = Store.find(self._directory)
             store.check_writable()
             found, self.prefix = list_source(self.client, self.bucket, self.key, team=team, store=store, events=events)
             listed.extend(found)
 
         run.together(begin)
-        retries = self.client.counters.retries
         self.prefix = run.tell(self.prefix)
         objects: list[ObjectInfo] = []
         made: list[tuple[str, ObjectInfo]] = []
@@ -823,7 +830,6 @@ class _StageIn:
         jobs = [_Stage(self, ObjectInfo(*values)) for values in told]
         run.fetch(jobs, self.landing.store)
         run.first(lambda: finish_directories(self.client, self.bucket, self.landing, made, self.defaults, events))
-        events.retried(self.client.counters.retries - retries)
         return run.finish()
 
 
