@@ -17,7 +17,7 @@ from pinstripe.format.remote import Endpoint
 from pinstripe.s3.agent_lock import AgentLock
 from pinstripe.s3.exporting import export
 from pinstripe.s3.known import Known
-from pinstripe.s3.links import LinkOptions, link
+from pinstripe.s3.links import LinkOptions, link, unlink
 from pinstripe.s3.syncing import LinkSync, sync
 from pinstripe.store.place import Place
 from pinstripe.store.state import FileState, set_flags, state_of
@@ -589,6 +589,17 @@ def test_a_record_that_is_damaged_removes_nothing(linked: Pair) -> None:
     linked.sync()
     assert linked.there() == {"a": OLD}
     assert linked.read("a") == OLD
+
+
+def test_the_record_of_a_link_that_is_no_more_is_removed(linked: Pair) -> None:
+    in_step(linked)
+    record = Path(linked.store.meta, "s3", f"{linked.link_now().id.hex()}.known")
+    assert record.exists()
+    unlink(linked.directory)
+    linked.link()
+    linked.sync()
+    assert not record.exists()
+    assert linked.there() == {"a": OLD}
 
 
 def test_sync_of_a_directory_is_for_its_links(linked: Pair) -> None:

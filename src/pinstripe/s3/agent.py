@@ -26,6 +26,7 @@ from ..store.place import AnyPath, locate
 from ..store.store import Store
 from .agent_lock import AgentLock, s3_directory
 from .events import Events, Summary
+from .known import forget_ended
 from .links import Link, links
 from .syncing import LinkSync, Step
 
@@ -143,7 +144,9 @@ class Agent:
             The store is gone.
         """
         summary = Summary()
-        with self._signals(), AgentLock(Store.find(self._root)) as lock:
+        store = Store.find(self._root)
+        with self._signals(), AgentLock(store) as lock:
+            forget_ended(store)
             try:
                 while not self._stop.is_set():
                     self._is_working = True

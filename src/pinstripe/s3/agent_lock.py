@@ -1,6 +1,6 @@
 """The agent's lock: who looks after the links of a store. One process at a time, taken over from a dead one.
 
-``STORE/.pinstripe/s3/agent`` begins with the writer's identity, as a transaction does; its time is the heartbeat. ``agent.lock`` is held
+``STORE/.pinstripe/s3/agent`` holds the writer's identity, as a transaction's first 1024 bytes, and a random token; its time is the heartbeat. ``agent.lock`` is held
 while the file is made or replaced, where the file system has locks.
 """
 
@@ -15,7 +15,6 @@ from collections.abc import Iterator
 
 from ..errors import ConflictError, Error
 from ..format.manifest import Writer
-from ..store.fresh import is_there
 from ..store.heartbeat import heartbeat
 from ..store.store import Store, make_shard
 from ..store.writer_identity import is_alive, this_writer
@@ -25,7 +24,7 @@ __all__ = ["SILENCE_S", "AgentLock", "s3_directory"]
 SILENCE_S = 600.0
 """An agent on another host is dead when its heartbeat stood still this long by the observer's own clock."""
 
-_BYTES_MOST = 4096
+_WRITER_BYTES = 1024
 _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTSUP)
 
 
@@ -51,14 +50,14 @@ class AgentLock:
     def __init__(self, store: Store) -> None:
         self._store = store
         self.path = os.path.join(store.meta, "s3", "agent")
-        self._inode = -1
+        self._token = b""
 
     def holder(self) -> Writer | None:
         """Return who holds it and may be alive; None: nobody."""
         writer: Writer | None = None
         try:
             with open(self.path, "rb") as file:
-                writer = Writer.decode(file.read(_BYTES_MOST))
+                writer = Writer.decode(file.read(_WRITER_BYTES))
         except FileNotFoundError:
             return None
         except (Error, OSError):  # torn: it proves nothing
@@ -79,16 +78,17 @@ class AgentLock:
         """
         self._store.check_writable()
         directory = s3_directory(self._store)
+        token = secrets.token_bytes(16)
         draft = os.path.join(directory, f"agent-{secrets.token_hex(8)}")
         with self._alone(directory):
             self._refuse()
             try:
                 with open(draft, "xb") as file:
-                    file.write(this_writer().encode())
+                    file.write(this_writer().encode() + token)
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self.path)  # a dead one's
                 os.link(draft, self.path)  # refuses, where locks do not work and another was first
-                self._inode = os.stat(draft).st_ino
+                self._token = token
             except FileExistsError:
                 self._refuse()
                 raise ConflictError("another agent was first", path=self.path) from None
@@ -132,18 +132,22 @@ class AgentLock:
         ConflictError
             Another took it over.
         """
-        if self._inode < 0 or not is_there(self.path) or os.stat(self.path).st_ino != self._inode:
+        found = b""
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+            file.seek(_WRITER_BYTES)
+            found = file.read(len(self._token))
+        if not self._token or found != self._token:
             raise ConflictError("another agent took this store over", path=self.path)
 
     def leave(self) -> None:
         """Give it back, if it is this process's."""
-        if self._inode < 0:
+        if not self._token:
             return
         heartbeat.drop(self.path)
         with contextlib.suppress(OSError, ConflictError):
             self.check()
             os.unlink(self.path)
-        self._inode = -1
+        self._token = b""
 
     def __enter__(self) -> AgentLock:
         self.take()

@@ -16,10 +16,13 @@ import os
 import secrets
 from typing import Any
 
+from ..store.store import Store
 from .agent_lock import s3_directory
-from .links import Link
+from .links import Link, links
 
-__all__ = ["NOEXPORT", "Known", "conflicts_of"]
+__all__ = ["NOEXPORT", "Known", "conflicts_of", "forget_ended"]
+
+_SUFFIX = ".known"
 
 NOEXPORT = -1
 """The mark of a file that stays out of the bucket: its removal is not carried over."""
@@ -79,10 +82,20 @@ class Known:
             raise
 
 
+def forget_ended(store: Store) -> None:
+    """Remove the records of links that are no more."""
+    present = {f"{link.id.hex()}{_SUFFIX}" for link in links(store)}
+    directory = s3_directory(store)
+    for name in os.listdir(directory):
+        if name.endswith(_SUFFIX) and name not in present:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(directory, name))
+
+
 def conflicts_of(link: Link) -> list[str]:
     """Return the names that were in conflict when the link was last brought in step."""
     return Known.read(link).conflicts
 
 
 def _path(link: Link) -> str:
-    return os.path.join(link.store.meta, "s3", f"{link.id.hex()}.known")
+    return os.path.join(link.store.meta, "s3", f"{link.id.hex()}{_SUFFIX}")

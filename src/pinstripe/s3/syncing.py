@@ -27,7 +27,7 @@ from .events import Events, Summary
 from .export_plan import DEFAULT_DIRECTORY_MODE
 from .exporting import export
 from .importing import import_objects
-from .known import NOEXPORT, Known
+from .known import NOEXPORT, Known, forget_ended
 from .links import Link, link_of, links
 from .names import path_problem
 from .objects import ObjectInfo
@@ -69,6 +69,7 @@ def sync(path: AnyPath, *, dry_run: bool = False, events: Events | None = None) 
     with contextlib.ExitStack() as stack:
         if not dry_run:
             stack.enter_context(AgentLock(place.store))
+            forget_ended(place.store)
         for link in chosen:
             LinkSync(link).round(events, dry_run=dry_run)
     return events.finish()
