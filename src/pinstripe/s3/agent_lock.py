@@ -1,7 +1,7 @@
 """The agent's lock: who looks after the links of a store. One process at a time, taken over from a dead one.
 
-``STORE/.pinstripe/s3/agent`` holds the writer's identity, as a transaction's first 1024 bytes, and a random token; its time is the heartbeat. ``agent.lock`` is held
-while the file is made or replaced, where the file system has locks.
+``STORE/.pinstripe/s3/agent`` holds the writer's identity, as the first 1024 bytes of a transaction do, and a random token; its time is the
+heartbeat. ``agent.lock`` is held while the file is made or replaced, where the file system has locks.
 """
 
 from __future__ import annotations
