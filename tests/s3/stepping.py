@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from pathlib import Path
 from typing import Any
 
 import pinstripe
@@ -62,7 +62,8 @@ class Pair:
 
     def write(self, name: str, data: bytes) -> str:
         path = self.path(name)
-        pinstripe.makedirs(Path(path).parent, exist_ok=True)
+        if not os.path.isdir(os.path.dirname(path)):
+            pinstripe.makedirs(os.path.dirname(path))
         with pinstripe.open(path, "wb") as file:
             file.write(data)
         return path
@@ -98,8 +99,9 @@ class Pair:
         found = {}
         for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix="p/"):
             for entry in page.get("Contents", []):
-                body = self.client.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
-                found[entry["Key"].removeprefix("p/")] = body
+                with contextlib.suppress(self.client.exceptions.NoSuchKey):  # deleted meanwhile
+                    body = self.client.get_object(Bucket=self.bucket, Key=entry["Key"])["Body"].read()
+                    found[entry["Key"].removeprefix("p/")] = body
         return found
 
     def sync(self, code: int = 0, **options: Any) -> Summary:

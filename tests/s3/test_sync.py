@@ -538,6 +538,39 @@ def test_what_was_just_written_waits_for_its_quiet_time(pair: Pair) -> None:
     assert (pair.there(), step.dirty_files, step.dirty_bytes) == ({}, 1, len(OLD))
 
 
+def test_what_is_in_conflict_is_nothing_to_wait_for(linked: Pair) -> None:
+    in_step(linked, "dirty")
+    linked.put("a", OTHER)
+    step = LinkSync(linked.link_now()).round(Telling())
+    assert (step.conflicts, step.dirty_files, step.dirty_bytes) == (1, 0, 0)
+
+
+def test_two_changes_within_a_tick_of_the_clock_are_both_seen(linked: Pair) -> None:
+    path = linked.write("a", OLD)
+    keeper = LinkSync(linked.link_now())
+    keeper.round(Telling())
+    seen = os.stat(path)
+    linked.write("a", NEW)
+    pinstripe.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    keeper.round(Telling(), lists=False)
+    assert linked.there() == {"a": NEW}
+
+
+def test_a_whole_store_can_be_linked(store: Store, bucket: str, endpoint: Endpoint, client: Any) -> None:
+    pair = Pair(store, client, bucket, endpoint)
+    pair.directory = store.root
+    pair.link()
+    pair.write("a", OLD)
+    pair.put("b", NEW)
+    pair.sync()
+    assert pair.there() == {"a": OLD, "b": NEW}
+    assert pair.here() == ["a", "b"]
+    pair.remove("a")
+    pair.delete("b")
+    pair.sync()
+    assert (pair.there(), pair.here()) == ({}, [])
+
+
 def test_more_than_max_dirty_does_not_wait(pair: Pair) -> None:
     pair.link(quiet_s=3600.0, max_dirty=len(OLD))
     pair.write("a", OLD)
@@ -551,6 +584,7 @@ def test_more_than_max_dirty_does_not_wait(pair: Pair) -> None:
 def test_a_round_looks_only_into_files_that_changed(linked: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in "abc":
         linked.write(name, OLD)
+    monkeypatch.setattr("pinstripe.s3.syncing._TICK_NS", 0)
     keeper = LinkSync(linked.link_now())
     keeper.round(Telling())
     looked: list[str] = []

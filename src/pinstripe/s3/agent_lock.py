@@ -113,7 +113,13 @@ class AgentLock:
 
     @contextlib.contextmanager
     def _alone(self, directory: str) -> Iterator[None]:
-        fd = os.open(os.path.join(directory, "agent.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        path = os.path.join(directory, "agent.lock")
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(PermissionError):  # another's
+                os.fchmod(fd, self._store.shard_mode & 0o666)
         try:
             try:
                 fcntl.lockf(fd, fcntl.LOCK_EX)

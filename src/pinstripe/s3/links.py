@@ -398,8 +398,9 @@ def _client(endpoint: Endpoint) -> Client:
 @contextlib.contextmanager
 def _made(directory: AnyPath) -> Iterator[None]:
     """Make the directory, if it is missing; take it away again if the block fails."""
-    was_there = namespace.lexists(directory)
-    namespace.makedirs(directory, exist_ok=True)
+    was_there = os.path.lexists(directory)
+    if not os.path.isdir(directory):  # the store's own directory is there, and lies in no store
+        namespace.makedirs(directory, exist_ok=True)
     try:
         yield
     except BaseException:

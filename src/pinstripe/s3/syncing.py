@@ -38,6 +38,7 @@ from .sending import is_passing
 __all__ = ["LinkSync", "Step", "links_at", "sync"]
 
 _THREADS = 8
+_TICK_NS = 2 * 10**9
 _EXPORT_WINS = ("overwrite", "keep-both")
 
 
@@ -359,6 +360,9 @@ class LinkSync:
         directory = self.link.store.file_directory(read_inode_at(place)[0].file_id)
         directory_ns = _time_of(directory)  # before it is looked into
         state = state_of(place)
+        if time.time_ns() - max(directory_ns, seen.changed_ns) < _TICK_NS:
+            self._files.pop(name, None)  # a change within the clock's next tick would not show
+            return state
         self._files[name] = _FileIs(seen.signature, directory, directory_ns, state)
         return state
 
@@ -412,7 +416,8 @@ class LinkSync:
             return False
         if path_problem(name, self.link.prefix) is not None:
             return True  # the export tells it
-        waiting.files, waiting.bytes = waiting.files + 1, waiting.bytes + state.size
+        if not state.conflict:  # which nobody can wait for
+            waiting.files, waiting.bytes = waiting.files + 1, waiting.bytes + state.size
         return not (state.conflict and known.kept.get(name) == state.tx.hex())
 
     # --- what was removed here ---------------------------------------------------------------------------------------
