@@ -79,7 +79,6 @@ class Place:
         self.server: S3Server | None = None
         if rank() == 0:
             self.server = S3Server(f"{self.path}/server")
-            self.server.start()
             pinstripe.create(self.store, [f"{self.path}/target{k}" for k in range(2)])
         os.environ.update(world().bcast(self.server.environment() if self.server is not None else None))
         import boto3
