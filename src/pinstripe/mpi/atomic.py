@@ -19,8 +19,8 @@ from ..errors import DamageError
 from ..store.filesystem import filesystem_type
 from ..store.index import TOLD
 from ..store.session import Session
-from ..store.writing import usable_targets
 from ..store.shared_file import SHARED_HEAD_BYTES
+from ..store.writing import usable_targets
 
 __all__ = ["AtomicLog", "why_not_atomic"]
 

@@ -110,7 +110,9 @@ class Residency:
         self._writer: FrameWriter | None = None
         self._fd = -1
         self._next, self._ahead = -1, 0
-        may_write = os.geteuid() in (0, seen.st_uid) or os.access(self.directory, os.W_OK)  # which need not be there yet
+        may_write = os.geteuid() in (0, seen.st_uid) or os.access(
+            self.directory, os.W_OK
+        )  # which need not be there yet
         self.keeps = not store.is_read_only and may_write
         self.refresh()
 
