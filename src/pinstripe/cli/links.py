@@ -79,7 +79,8 @@ def link_command(
     if as_json:
         emit_json(made.to_values())
     else:
-        echo(f"linked {made.directory} to {made.url}")
+        names = f"; `pinstripe import {made.directory}` brings its names" if made.import_ else ""
+        echo(f"linked {made.directory} to {made.url}{names}")
 
 
 @click.command("unlink")
