@@ -232,6 +232,21 @@ def test_the_command_and_its_report(pair: Pair, tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["release", pair.directory, "--older-than", "7d"]).exit_code == 0
 
 
+@pytest.mark.usefixtures("aged")
+def test_looking_at_a_file_is_no_access_and_reading_it_is_one(pair: Pair) -> None:
+    (path,) = archived(pair, "a")
+    age(path, 8)
+    before = os.stat(path).st_atime_ns
+    pair.sync()
+    pair.state("a")
+    pinstripe.stat(path)
+    release([path], dry_run=True)
+    assert os.stat(path).st_atime_ns == before
+    pair.read("a")
+    if not os.statvfs(path).f_flag & os.ST_NOATIME:
+        assert os.stat(path).st_atime_ns > before
+
+
 # --- by how full the targets are ------------------------------------------------------------------------------------
 
 
@@ -292,6 +307,16 @@ def test_too_little_to_release_is_told(five: Pair, monkeypatch: pytest.MonkeyPat
     done = evict(five.store, None, high=50, low=10, events=events)
     assert (done.files, stubs(five)) == (4, "abde")
     assert "too little" in events.notes[0]
+
+
+def test_an_eviction_gives_up_on_a_bucket_that_refuses(five: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", Disks(five, other=30))
+    monkeypatch.setattr(releasing, "_FAILURES_MOST", 2)
+    close_clients()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    events = Telling()
+    assert evict(five.store, None, high=79, low=65, events=events).files == 0
+    assert len(events.failures) == 2
 
 
 def test_a_round_evicts_by_the_marks_of_its_link(five: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -403,6 +403,17 @@ def test_an_object_that_changes_while_it_is_deleted_stays(pair: Pair, proxy: Fau
     assert pair.there() == {}
 
 
+def test_a_bucket_that_refuses_deletes_leaves_the_rest_to_the_next_round(pair: Pair, proxy: FaultProxy) -> None:
+    pair.endpoint = Endpoint(url=proxy.url, region="us-east-1")
+    pair.link(import_=("new",))
+    in_step(pair, "removed")
+    proxy.add(Fault("DELETE", "p/a", "403"))
+    pair.sync(code=1)
+    assert pair.there() == {"a": OLD}
+    pair.sync()
+    assert pair.there() == {}
+
+
 def test_what_was_never_exported_is_removed_without_a_word(linked: Pair) -> None:
     linked.put("kept", OLD)
     linked.write("a", NEW)

@@ -28,6 +28,7 @@ from .reports import Line, code_of
 __all__ = ["Evicted", "Space", "evict", "last_access_ns", "release", "space_of"]
 
 _THREADS = 8
+_FAILURES_MOST = 5  # of an eviction: a bucket that does not answer for some will not for the others
 
 
 def release(
@@ -183,11 +184,12 @@ def evict(
     wanted = used - int(space.total * low / 100.0)
     events.phase("evict")
     releaser = _Releaser(events, dry_run=dry_run, report=None, grace_s=grace_s)
+    before = len(events.failures)
     files = freed = 0
     ids: list[bytes] = []
     top = link.directory if link is not None else store.root
     for one in sorted(_files(store, top), key=lambda one: one.last_access_ns):
-        if freed >= wanted:
+        if freed >= wanted or len(events.failures) - before >= _FAILURES_MOST:
             break
         count = releaser.release(one)
         if count:

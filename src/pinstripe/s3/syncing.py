@@ -440,8 +440,8 @@ class LinkSync:
                     known.marks.pop(name, None)
                     known.kept.pop(name, None)
             except (Error, OSError) as error:
-                if is_passing(error):
-                    events.interrupted()
+                if is_passing(error):  # it would be the same for all others
+                    raise
                 events.failed(self._path(name), error)
 
         for chosen in (

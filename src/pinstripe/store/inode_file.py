@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -18,7 +19,7 @@ INODE_BYTES_MOST = 32 << 20
 
 
 def read_inode(path: AnyPath) -> tuple[Inode, os.stat_result]:
-    """Read the inode that a path leads to, and the kernel's attributes of that very file.
+    """Read the inode that a path leads to, and the kernel's attributes of that very file; for who opens it: this is an access.
 
     Raises
     ------
@@ -29,12 +30,12 @@ def read_inode(path: AnyPath) -> tuple[Inode, os.stat_result]:
     DamageError
         An inode that does not verify.
     """
-    return read_inode_at(locate(path))
+    return read_inode_at(locate(path), is_access=True)
 
 
-def read_inode_at(place: Place) -> tuple[Inode, os.stat_result]:
-    """Do what `read_inode` does, for a place that is already known."""
-    fd = open_inode(place)
+def read_inode_at(place: Place, *, is_access: bool = False) -> tuple[Inode, os.stat_result]:
+    """Do what `read_inode` does, for a place that is already known; and no access is noted, unless it is one."""
+    fd = open_inode(place, is_access=is_access)
     try:
         inode, seen = read_descriptor(fd, place)
     finally:
@@ -55,9 +56,16 @@ def read_inode_of(directory: str) -> Inode:
         return Inode.decode(file.read(INODE_BYTES_MOST))
 
 
-def open_inode(place: Place) -> int:
-    """Open a name for reading: never a symlink, and never waiting for the other end of a foreign pipe."""
-    return os.open(place.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+def open_inode(place: Place, *, is_access: bool = False) -> int:
+    """Open a name for reading: never a symlink, and never waiting for the other end of a foreign pipe.
+
+    Only an access changes the access time, by which files are released: looking at what they are does not, where that can be helped.
+    """
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    if not is_access:
+        with contextlib.suppress(PermissionError):  # another owner's, or not to be read at all
+            return os.open(place.path, flags | os.O_NOATIME)
+    return os.open(place.path, flags)
 
 
 def read_descriptor(fd: int, place: Place) -> tuple[Inode, os.stat_result]:
