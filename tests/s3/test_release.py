@@ -17,6 +17,7 @@ from pinstripe.errors import ArgumentError
 from pinstripe.format.remote import Endpoint
 from pinstripe.s3 import releasing
 from pinstripe.s3.client import close_clients
+from pinstripe.s3.known import Known
 from pinstripe.s3.releasing import evict, release, space_of
 from pinstripe.s3.reports import Line, parse
 from pinstripe.store.collect import collect_store
@@ -323,4 +324,27 @@ def test_a_round_evicts_by_the_marks_of_its_link(five: Pair, monkeypatch: pytest
     five.link(high=79.0, low=65.0)
     monkeypatch.setattr(os, "statvfs", Disks(five, other=30))
     five.sync()
+    assert stubs(five) == "ab"
+
+
+def test_rounds_count_what_was_released_and_free_it_when_its_readers_had_their_time(
+    five: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    five.link(high=79.0, low=65.0)
+    full = os.statvfs_result((4096, 20_000, 100, 20, 20, 1000, 1000, 1000, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)  # nothing is freed yet
+    five.sync()
+    assert stubs(five) == "ab"
+    known = Known.read(five.link_now())
+    assert known.pending_bytes > 2 * SIZE
+    five.sync()
+    assert stubs(five) == "ab"
+    known.released = {id: (at_ns - 3600 * 10**9, size) for id, (at_ns, size) in known.released.items()}
+    known.write(five.link_now())
+    collected: list[bytes] = []
+    monkeypatch.setattr("pinstripe.s3.syncing.collect", lambda store, id, **options: collected.append(id))
+    monkeypatch.setattr(os, "statvfs", Disks(five, other=30))
+    five.sync()
+    assert {id.hex() for id in collected} == set(known.released)
+    assert Known.read(five.link_now()).released == {}
     assert stubs(five) == "ab"

@@ -19,9 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 from typing import Any
 
-from ..errors import ArgumentError, Error
-from ..options import Options
-from ..store.collect import collect
+from ..errors import ArgumentError
 from ..store.place import AnyPath, locate
 from ..store.store import Store
 from .agent_lock import AgentLock, s3_directory
@@ -65,16 +63,11 @@ class Round:
 
     def to_values(self) -> dict[str, Any]:
         """Return the values for JSON."""
-        step = {
-            field.name: getattr(self.step, field.name)
-            for field in dataclasses.fields(Step)
-            if field.name != "released_ids"
-        }
         return {
             "round": self.number,
             "links": self.links,
             "listed": self.listed,
-            **step,
+            **dataclasses.asdict(self.step),
             "seconds": round(self.summary.seconds, 3),
             "next_s": self.next_s,
             "exit_code": self.summary.exit_code,
@@ -123,7 +116,7 @@ class Agent:
         self._rounds = 0
         self._syncs: dict[bytes, LinkSync] = {}
         self._listed: dict[bytes, float] = {}  # link -> when its bucket was listed, monotonic
-        self._pending: dict[bytes, tuple[float, int]] = {}  # file -> when and how many bytes were released
+        self._pending: dict[bytes, int] = {}  # link -> bytes that were released, and are not freed yet
 
     def run(self, *, once: bool = False) -> Summary:
         """Work until `stop` is called, or SIGINT or SIGTERM comes; or for one round.
@@ -200,18 +193,16 @@ class Agent:
         step = Step()
         listed = 0
         self._syncs = {link.id: self._sync_of(link) for link in chosen}
+        self._pending = {link.id: self._pending.get(link.id, 0) for link in chosen}
         for link in chosen:
             lists = link.id in hinted or self._is_due(link)
-            pending = sum(size for _, size in self._pending.values())
+            pending = sum(size for id, size in self._pending.items() if id != link.id)
             done = self._syncs[link.id].round(events, lists=lists, pending_bytes=pending)
             if lists:
                 listed += 1
                 self._listed[link.id] = time.monotonic()
-            if done.released_ids:
-                share = done.released_bytes // len(done.released_ids)
-                self._pending |= {file_id: (time.monotonic(), share) for file_id in done.released_ids}
+            self._pending[link.id] = done.pending_bytes
             step.add(done)
-            self._collect(store)
         summary = events.finish()
         _write_dirty(store, step.dirty_files, step.dirty_bytes)
         return Round(self._rounds, len(chosen), listed, step, summary, self._tick_s(chosen))
@@ -237,15 +228,6 @@ class Agent:
             return self._interval_s
         wanted = [time_s for link in chosen for time_s in (link.options.poll_s, link.options.quiet_s / 2)]
         return max(_LEAST_TICK_S, min(wanted, default=60.0))
-
-    def _collect(self, store: Store) -> None:
-        """Free what was released, when its readers have had their time."""
-        grace_s = Options.make().grace_s
-        now = time.monotonic()
-        for file_id in [file_id for file_id, (at, _) in self._pending.items() if now - at > grace_s + 1]:
-            with contextlib.suppress(Error, OSError):  # a collector of the whole store frees it later
-                collect(store, file_id, grace_s=grace_s)
-            del self._pending[file_id]
 
 
 # --- holding writers back ---------------------------------------------------------------------------------------------

@@ -42,12 +42,21 @@ class Known:
         Transaction, in hex, of files in conflict that were uploaded beside their object.
     conflicts : list of str
         Names that were in conflict at the last round.
+    released : dict
+        Files, by id in hex, whose bytes a collector may free when the grace time is over: when they were released, in nanoseconds since
+        1970, and how many bytes that frees.
     """
 
     names: dict[str, str] = dataclasses.field(default_factory=dict)
     marks: dict[str, int] = dataclasses.field(default_factory=dict)
     kept: dict[str, str] = dataclasses.field(default_factory=dict)
     conflicts: list[str] = dataclasses.field(default_factory=list)
+    released: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def pending_bytes(self) -> int:
+        """What was released and is not freed yet."""
+        return sum(size for _, size in self.released.values())
 
     @classmethod
     def read(cls, link: Link) -> Known:
@@ -60,6 +69,7 @@ class Known:
                 {str(name): int(mark) for name, mark in values["marks"].items()},
                 {str(name): str(tx) for name, tx in values["kept"].items()},
                 [str(name) for name in values["conflicts"]],
+                {str(id): (int(at_ns), int(size)) for id, (at_ns, size) in values["released"].items()},
             )
         except FileNotFoundError:
             return cls()

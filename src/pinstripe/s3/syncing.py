@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from ..errors import ArgumentError, ConditionError, Error, RemoteError
+from ..options import Options
 from ..store import namespace
+from ..store.collect import collect
 from ..store.inode_file import read_inode_at
 from ..store.place import AnyPath, Place, locate
 from ..store.state import FileState, state_of
@@ -71,8 +73,11 @@ def sync(path: AnyPath, *, dry_run: bool = False, events: Events | None = None) 
         if not dry_run:
             stack.enter_context(AgentLock(place.store))
             forget_ended(place.store)
+        pending = {link.id: Known.read(link).pending_bytes for link in links(place.store)}
         for link in chosen:
-            LinkSync(link).round(events, dry_run=dry_run)
+            others = sum(size for id, size in pending.items() if id != link.id)
+            step = LinkSync(link).round(events, dry_run=dry_run, pending_bytes=others)
+            pending[link.id] = step.pending_bytes
     return events.finish()
 
 
@@ -105,8 +110,8 @@ class Step:
     conflicts, failed : int
     dirty_files, dirty_bytes : int
         What is not in the bucket yet when the round ends, and is to go there.
-    released_ids : tuple of bytes
-        Files of which a collector frees the bytes after the grace time.
+    pending_bytes : int
+        Released, in this round and earlier ones, and not freed yet, for the grace time is not over.
     """
 
     deleted: int = 0
@@ -119,7 +124,7 @@ class Step:
     failed: int = 0
     dirty_files: int = 0
     dirty_bytes: int = 0
-    released_ids: tuple[bytes, ...] = ()
+    pending_bytes: int = 0
 
     def add(self, other: Step) -> None:
         """Add what was done for another link."""
@@ -223,7 +228,7 @@ class LinkSync:
         lists : bool
             Whether the bucket is looked at; else only what changed here is carried over.
         pending_bytes : int
-            As `pinstripe.s3.releasing.evict` has it.
+            What was released of other links, and is not freed yet.
         """
         step = Step()
         if not os.path.isdir(self.link.directory):  # it must not be taken for one of which all was removed
@@ -254,6 +259,9 @@ class LinkSync:
     ) -> None:
         link = self.link
         before = len(events.failures)
+        if known.released and not dry_run:
+            self._collect(known)
+        step.pending_bytes = known.pending_bytes
         if "deleted" in link.export:
             with _counting(events) as count:
                 self._delete(known, self._scan(), events, dry_run=dry_run)
@@ -286,11 +294,27 @@ class LinkSync:
                 link,
                 high=options.high,
                 low=options.low,
-                pending_bytes=pending_bytes,
+                pending_bytes=pending_bytes + known.pending_bytes,
                 dry_run=dry_run,
                 events=events,
             )
-            step.released, step.released_bytes, step.released_ids = done.files, done.freed_bytes, done.file_ids
+            step.released, step.released_bytes = done.files, done.freed_bytes
+            if done.file_ids:
+                each = done.freed_bytes // len(done.file_ids)
+                known.released |= {id.hex(): (time.time_ns(), each) for id in done.file_ids}
+                step.pending_bytes = known.pending_bytes
+
+    def _collect(self, known: Known) -> None:
+        """Free what was released, where its readers have had their time."""
+        grace_s = Options.make().grace_s
+        limit_ns = time.time_ns() - int((grace_s + 1) * 1e9)
+        ripe = [id for id, (at_ns, _) in known.released.items() if at_ns <= limit_ns or at_ns > time.time_ns()]
+        for wait in (False, True):  # a collector must have seen all for a moment, before it frees
+            for id in ripe:
+                with contextlib.suppress(Error, OSError):  # a collector of the whole store frees it later
+                    collect(self.link.store, bytes.fromhex(id), grace_s=grace_s, wait=wait)
+        for id in ripe:
+            del known.released[id]
 
     def _import_policy(self) -> Policy:
         """What the import does: nothing about names of which the export takes care."""
