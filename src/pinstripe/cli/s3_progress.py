@@ -64,9 +64,11 @@ def phase_text(events: Events, seconds: float) -> str:
         Since the phase began.
     """
     files, size = events.phase_files, events.phase_bytes
-    parts = [f"{files}{f' of {events.expected_files}' if events.expected_files is not None else ''} files"]
+    # What a rank is to do is a guess: others may leave it more, or less.
+    of_files = f" of {events.expected_files}" if (events.expected_files or 0) >= max(files, 1) else ""
+    parts = [f"{files}{of_files} files"]
     if size or events.expected_bytes:
-        of = f" of {size_text(events.expected_bytes)}" if events.expected_bytes is not None else ""
+        of = f" of {size_text(events.expected_bytes)}" if (events.expected_bytes or 0) >= max(size, 1) else ""
         parts.append(f"{size_text(size)}{of}")
         if seconds > 0:
             parts.append(f"{size / seconds / 1e9:.2f} GB/s")
@@ -98,7 +100,8 @@ def summary_text(summary: Summary, verb: str) -> str:
         (summary.damaged, "not verified"),
     )
     rest = "".join(f", {count} {word}" for count, word in counts if count)
-    lines = [f"{verb} {files}, {size_text(summary.bytes)} in {summary.seconds:.1f} s{rate}{rest}"]
+    size = f", {size_text(summary.bytes)}" if summary.bytes else ""
+    lines = [f"{verb} {files}{size} in {summary.seconds:.1f} s{rate}{rest}"]
     if summary.limiting:
         lines.append(f"limited by {_LIMITS[summary.limiting]}")
     if summary.incomplete:
@@ -119,8 +122,8 @@ class TellingEvents(Events):
         self._phase_begun = self._said = time.monotonic()
 
     def on_phase_end(self) -> None:
-        """Say what the phase did."""
-        if self._rank == 0:
+        """Say what the phase did, if it counted anything."""
+        if self._rank == 0 and (self.phase_files or self.phase_bytes or self.expected_files):
             self._say()
 
     def on_advance(self) -> None:
