@@ -336,6 +336,9 @@ class TestStat:
 
 
 class TestMakeAndRemove:
+    def test_makedirs_takes_the_stores_own_directory_for_there(self, store: Store) -> None:
+        ns.makedirs(store.root, exist_ok=True)
+
     def test_makedirs_makes_what_is_missing(self, store: Store) -> None:
         ns.makedirs("a/b/c")
         assert ns.isdir("a/b/c")

@@ -81,6 +81,8 @@ def mkdir(path: AnyPath, mode: int = 0o777) -> None:
 def makedirs(name: AnyPath, mode: int = 0o777, exist_ok: bool = False) -> None:
     """Make a directory and those above it that are missing, as `os.makedirs`; durable when it returns."""
     path = os.fsdecode(name).rstrip("/") or "/"
+    if exist_ok and isdir(path):  # the store's own directory, too, above which there is no store
+        return
     head, tail = os.path.split(path)
     if head and tail and not exists(head):
         with suppress(FileExistsError):  # made by another meanwhile
