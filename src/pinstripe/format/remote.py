@@ -26,7 +26,7 @@ class Endpoint:
     Attributes
     ----------
     url : str
-        Of the service, such as ``https://s3.example.org``; "" takes what boto3 would.
+        Of the service, such as ``https://s3.example.org``, without user and password; "" takes what boto3 would.
     region, profile : str
         As boto3's; "" takes what boto3 would.
     unsigned : bool
@@ -53,6 +53,11 @@ class Endpoint:
     def __post_init__(self) -> None:
         if self.checksum not in CHECKSUMS:
             raise ArgumentError(f"checksum={self.checksum!r}: choose one of {', '.join(CHECKSUMS)}")
+        if "@" in self.url:
+            raise ArgumentError(
+                "the URL of an endpoint holds a user or a password, which would be written down and shown: "
+                "give credentials by the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or by a profile"
+            )
 
     def to_values(self) -> dict[str, Any]:
         """Return what differs from the default, for JSON."""
