@@ -234,6 +234,48 @@ def test_an_upload_whose_id_was_never_written_down_is_found(
     client.abort_multipart_upload(Bucket=bucket, Key="p/xy", UploadId=other)
 
 
+def test_uploads_of_others_to_a_key_go_on_where_an_id_was_never_written_down(
+    store: Store, bucket: str, client: Any, endpoint: Endpoint
+) -> None:
+    uploads.begin(store, upload_of(bucket, endpoint)).leave()
+    theirs = client.create_multipart_upload(Bucket=bucket, Key="p/x")["UploadId"]
+    client.upload_part(Bucket=bucket, Key="p/x", UploadId=theirs, PartNumber=1, Body=b"theirs")
+    assert [one["aborted"] for one in gc(store)] == [True]  # it was never begun
+    assert unfinished(client, bucket) == ["p/x"]
+    assert list(uploads.uploads_of(store)) == []
+    client.abort_multipart_upload(Bucket=bucket, Key="p/x", UploadId=theirs)
+
+
+def test_which_of_two_uploads_it_was_is_not_guessed(store: Store, bucket: str, client: Any, endpoint: Endpoint) -> None:
+    uploads.begin(store, upload_of(bucket, endpoint)).leave()
+    ids = [client.create_multipart_upload(Bucket=bucket, Key="p/x")["UploadId"] for _ in range(2)]
+    (found,) = uploads.gc_uploads(store)
+    assert not found.aborted
+    assert "cannot be told" in found.problem
+    assert unfinished(client, bucket) == ["p/x", "p/x"]
+    ours = uploads.begin(store, upload_of(bucket, endpoint))
+    ours.note_id(ids[0])  # now it is known whose one of them is
+    assert [one.aborted for one in uploads.gc_uploads(store) if not one.is_alive] == [True]
+    assert [one["UploadId"] for one in client.list_multipart_uploads(Bucket=bucket)["Uploads"]] == ids[:1]
+    ours.leave()
+    assert [one.aborted for one in uploads.gc_uploads(store)] == [True]
+
+
+def test_an_upload_older_than_the_record_is_not_its(
+    store: Store, bucket: str, client: Any, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = client.create_multipart_upload(Bucket=bucket, Key="p/x")["UploadId"]
+    later = time.time_ns() + 5 * 60 * 10**9
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time_ns", lambda: later)
+        uploads.begin(store, upload_of(bucket, endpoint)).leave()
+    (found,) = uploads.gc_uploads(store)
+    assert (found.aborted, unfinished(client, bucket)) == (False, ["p/x"])
+    client.abort_multipart_upload(Bucket=bucket, Key="p/x", UploadId=id)
+    assert [one.aborted for one in uploads.gc_uploads(store)] == [True]
+    assert list(uploads.uploads_of(store)) == []
+
+
 def test_gc_that_cannot_reach_the_bucket_keeps_the_record(store: Store, bucket: str, endpoint: Endpoint) -> None:
     record = uploads.begin(store, upload_of(bucket, endpoint))
     record.note_id("id")

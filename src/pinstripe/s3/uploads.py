@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import os
 import secrets
 import time
@@ -50,11 +51,13 @@ __all__ = [
     "uploads_of",
 ]
 
+logger = logging.getLogger("pinstripe")
 _SUFFIX = ".json"
 _PARTS = ".parts"
 _BYTES_MOST = 1 << 20
 _CANNOT_WRITE = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CLOCK_SKEW_NS = 15 * 60 * 10**9  # a service refuses requests whose clock is further off
+_SMALL_SKEW_NS = 60 * 10**9  # by which the clock of a host in order may differ from the service's
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -207,7 +210,10 @@ def begin(store: Store, upload: Upload) -> Record:
 
 def uploads_of(store: Store, bucket: str = "", key: str = "") -> Iterator[Record]:
     """Yield the uploads that are written down, of all buckets or those to one key. What cannot be read is passed over."""
-    directory = os.path.join(store.meta, "s3", "uploads")
+    return _records(os.path.join(store.meta, "s3", "uploads"), bucket, key)
+
+
+def _records(directory: str, bucket: str, key: str) -> Iterator[Record]:
     prefix = f"{_hash(bucket, key)}." if bucket else ""
     names: list[str] = []
     with contextlib.suppress(FileNotFoundError):
@@ -258,18 +264,26 @@ def gc_uploads(
             found.append(Left(record.upload, is_alive=record.is_alive))
             continue
         for taken in take_over(store, record.upload.bucket, record.upload.key):
+            notes: list[str] = []
             try:
-                abort(client_of(taken.upload.endpoint), taken)
+                abort(client_of(taken.upload.endpoint), taken, note=notes.append)
             except RemoteError as error:
                 taken.leave()
-                found.append(Left(taken.upload, problem=error.strerror or str(error)))
-            else:
-                found.append(Left(taken.upload, aborted=True))
+                notes.append(error.strerror or str(error))
+            found.append(Left(taken.upload, aborted=not notes, problem="; ".join(notes)))
     return found
 
 
-def abort(client: Client, record: Record) -> None:
-    """End an upload and forget it. One whose id was never written down is looked for in the bucket.
+def abort(client: Client, record: Record, note: Callable[[str], None] = logger.warning) -> None:
+    """End an upload and forget it.
+
+    One whose id was never written down is looked for in the bucket, where others may upload to the same key. It has no parts, and began no
+    sooner than its record did. Where that is not just one, all are left, and so is the record.
+
+    Parameters
+    ----------
+    note : callable
+        Is told what was left.
 
     Raises
     ------
@@ -279,11 +293,15 @@ def abort(client: Client, record: Record) -> None:
     upload = record.upload
     ids = [upload.id]
     if not upload.id:
-        ids = [
-            id
-            for key, id, initiated_ns in client.list_uploads(upload.bucket, upload.key)
-            if key == upload.key and abs(initiated_ns - upload.begun_ns) <= _CLOCK_SKEW_NS
-        ]
+        found = _nameless(client, record)
+        if found is None:
+            record.leave()
+            note(
+                f"{upload.url}: a run was killed as it began an upload, and which of those under way there is its own cannot be told: "
+                "they are left. Abort the upload by hand if nobody else's it is, or run `pinstripe gc --uploads` when they are over"
+            )
+            return
+        ids = found
     for id in ids:
         try:
             client.abort_upload(upload.bucket, upload.key, id)
@@ -291,6 +309,36 @@ def abort(client: Client, record: Record) -> None:
             if error.status != 404:  # it is gone already
                 raise
     record.remove()
+
+
+def _nameless(client: Client, record: Record) -> list[str] | None:
+    """Find the upload whose id was not written down: none, or one; None: which one cannot be told."""
+    upload = record.upload
+    others = [
+        one for one in _records(os.path.dirname(record.path), upload.bucket, upload.key) if one.path != record.path
+    ]
+    named = {one.upload.id for one in others if one.upload.id}
+    found = [
+        (id, initiated_ns)
+        for key, id, initiated_ns in client.list_uploads(upload.bucket, upload.key)
+        if key == upload.key
+        and id not in named
+        and abs(initiated_ns - upload.begun_ns) <= _CLOCK_SKEW_NS
+        and _has_no_parts(client, upload, id)
+    ]
+    if not found:
+        return []
+    is_alone = len(found) == 1 and not any(one.is_alive for one in others if not one.upload.id)
+    return [found[0][0]] if is_alone and found[0][1] >= upload.begun_ns - _SMALL_SKEW_NS else None
+
+
+def _has_no_parts(client: Client, upload: Upload, id: str) -> bool:
+    try:
+        return not client.list_parts(upload.bucket, upload.key, id)
+    except RemoteError as error:
+        if error.status == 404:  # it is gone
+            return False
+        raise
 
 
 def note_part(store: Store, bucket: str, key: str, id: str, rank: int, part: Part) -> None:
