@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import click
 
 from ..format.remote import CHECKSUMS, Endpoint
+from ..s3.credentials import CREDENTIALS
 from ..s3.metadata import Defaults
 from .words import OCTAL, OWNER
 
-__all__ = ["defaults_options", "endpoint_options"]
+__all__ = ["credentials_option", "defaults_options", "endpoint_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,6 +34,13 @@ _DEFAULTS = (
     ),
     click.option("--file-mode", type=OCTAL, default=0o644, help="Mode of files that state none (644)."),
     click.option("--directory-mode", type=OCTAL, default=0o755, help="The same of directories (755)."),
+)
+
+credentials_option = click.option(
+    "--credentials",
+    type=click.Choice(CREDENTIALS),
+    default="all",
+    help="Under mpirun: which ranks have some (all); the others use URLs that the first signs.",
 )
 
 

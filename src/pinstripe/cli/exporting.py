@@ -10,7 +10,7 @@ from ..format.remote import Endpoint
 from ..s3.events import Events, Summary
 from ..s3.exporting import IF_EXISTS, export, stage_out
 from ..store.team import Team
-from .endpoint_options import endpoint_options
+from .endpoint_options import credentials_option, endpoint_options
 from .failure import RESUMABLE, tell
 from .ranks import make_team
 from .s3_progress import make_events, tell_summary
@@ -29,9 +29,12 @@ _dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done,
 @click.command("export")
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @_if_exists
+@credentials_option
 @_dry_run
 @json_option
-def export_command(paths: tuple[str, ...], if_exists: str | None, dry_run: bool, as_json: bool) -> None:
+def export_command(
+    paths: tuple[str, ...], if_exists: str | None, credentials: str, dry_run: bool, as_json: bool
+) -> None:
     """Bring files and trees below a link to its bucket: what is new or changed.
 
     Never over an object that somebody else wrote: that is a conflict, exit code 3. Under mpirun all ranks share the work.
@@ -43,7 +46,9 @@ def export_command(paths: tuple[str, ...], if_exists: str | None, dry_run: bool,
       mpirun -n 8 pinstripe export /scratch/store/out/run-1 --if-exists keep-both
     """
     _run(
-        lambda team, events: export(paths, team=team, if_exists=if_exists, dry_run=dry_run, events=events),
+        lambda team, events: export(
+            paths, team=team, if_exists=if_exists, dry_run=dry_run, events=events, credentials=credentials
+        ),
         "looked at" if dry_run else "exported",
         as_json,
     )
@@ -56,6 +61,7 @@ def export_command(paths: tuple[str, ...], if_exists: str | None, dry_run: bool,
 @click.option("--delete", is_flag=True, help="Delete what an earlier stage-out brought and the directory has no more.")
 @_dry_run
 @endpoint_options
+@credentials_option
 @json_option
 def stage_out_command(
     directory: str,
@@ -64,6 +70,7 @@ def stage_out_command(
     delete: bool,
     dry_run: bool,
     endpoint: Endpoint,
+    credentials: str,
     as_json: bool,
 ) -> None:
     """Make s3://BUCKET/PREFIX hold all that a directory holds.
@@ -87,6 +94,7 @@ def stage_out_command(
             dry_run=dry_run,
             team=team,
             events=events,
+            credentials=credentials,
         )
 
     _run(work, "looked at" if dry_run else "staged out", as_json)

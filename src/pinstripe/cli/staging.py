@@ -17,7 +17,7 @@ from ..s3.restoring import VERIFY, restore, stage_in
 from ..store.place import locate
 from ..store.store import Store
 from ..store.team import Team
-from .endpoint_options import defaults_options, endpoint_options
+from .endpoint_options import credentials_option, defaults_options, endpoint_options
 from .failure import RESUMABLE, tell
 from .ranks import make_team
 from .s3_progress import make_events, tell_summary
@@ -81,9 +81,10 @@ def _links(store: Store, path: str) -> list[tuple[Link, str]]:
 @click.command("restore")
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @_verify
+@credentials_option
 @_dry_run
 @json_option
-def restore_command(paths: tuple[str, ...], verify: str, dry_run: bool, as_json: bool) -> None:
+def restore_command(paths: tuple[str, ...], verify: str, credentials: str, dry_run: bool, as_json: bool) -> None:
     """Fetch all of stubs, and of those in directories, and verify it; they are ordinary files then.
 
     \b
@@ -93,7 +94,9 @@ def restore_command(paths: tuple[str, ...], verify: str, dry_run: bool, as_json:
     """
     team = make_team()
     events = make_events(as_json, rank=team.rank)
-    summary = _run(lambda: restore(paths, verify=verify, team=team, events=events, dry_run=dry_run))
+    summary = _run(
+        lambda: restore(paths, verify=verify, team=team, events=events, dry_run=dry_run, credentials=credentials)
+    )
     _end(team, summary, as_json, "restored")
 
 
@@ -106,6 +109,7 @@ def restore_command(paths: tuple[str, ...], verify: str, dry_run: bool, as_json:
 @click.option("--overwrite", is_flag=True, help="Replace files that are there and are others.")
 @_verify
 @endpoint_options
+@credentials_option
 @defaults_options
 @_dry_run
 @json_option
@@ -118,6 +122,7 @@ def stage_in_command(
     overwrite: bool,
     verify: str,
     endpoint: Endpoint,
+    credentials: str,
     defaults: Defaults,
     dry_run: bool,
     as_json: bool,
@@ -147,6 +152,7 @@ def stage_in_command(
             team=team,
             events=events,
             dry_run=dry_run,
+            credentials=credentials,
         )
     )
     _end(team, summary, as_json, "staged")

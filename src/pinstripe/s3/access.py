@@ -17,7 +17,10 @@ from .signing import Credentials, Scope
 
 __all__ = ["Access", "Place"]
 
-_NO_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a profile (--profile, AWS_PROFILE), or read as anybody (--unsigned)"
+_NO_CREDENTIALS = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a profile (--profile, AWS_PROFILE), or read as anybody (--unsigned); "
+    "in a job whose first rank alone has some, say --credentials root"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class Access:
     def __init__(self, endpoint: Endpoint) -> None:
         try:
             import botocore.config
+            import botocore.configprovider
             import botocore.exceptions
             import botocore.httpsession
             import botocore.loaders
@@ -74,6 +78,8 @@ class Access:
         self._credentials: Any = None
         try:
             self._session = botocore.session.Session(profile=endpoint.profile or None)
+            if endpoint.unsigned and not endpoint.profile:
+                _forget_missing_profile(self._session, botocore)
             path = self._session.get_config_variable("data_path")
             self._session.register_component("data_loader", _loader(botocore.loaders.create_loader, path))
             region = endpoint.region or self._session.get_config_variable("region") or os.environ.get("AWS_REGION", "")
@@ -185,3 +191,12 @@ class Access:
 def _loader(create: Callable[[str | None], Any], path: str | None) -> Any:
     """Return a loader of botocore's descriptions that all endpoints share: reading them costs more than all else here."""
     return create(path)
+
+
+def _forget_missing_profile(session: Any, botocore: Any) -> None:
+    """Do without the environment's profile if it is not there: where nothing is signed it is not needed."""
+    try:
+        session.get_scoped_config()
+    except botocore.exceptions.ProfileNotFound:
+        none = botocore.configprovider.ConstantProvider(None)
+        session.get_component("config_store").set_config_provider("profile", none)

@@ -173,11 +173,18 @@ class Client:
             service.repeat(attempt, progressed=lambda: filled - before >= _PROGRESS_BYTES)
         except RemoteError as error:
             if error.status in (404, 412, 416) and error.code != "NoSuchBucket":
-                raise self._stale(remote, error) from None
+                raise self._stale(remote, error, signed) from None
             raise
 
-    def get(self, bucket: str, key: str, *, etag: str = "", most: int = 1 << 26) -> tuple[bytes, ObjectInfo]:
+    def get(
+        self, bucket: str, key: str, *, etag: str = "", most: int = 1 << 26, signed: Signed | None = None
+    ) -> tuple[bytes, ObjectInfo]:
         """Read a small object whole, with what describes it, by one request; compared with its CRC-64 where one is kept.
+
+        Parameters
+        ----------
+        signed : Signed or None
+            What `sign_get` gave for the whole; then no credentials are needed.
 
         Raises
         ------
@@ -189,10 +196,10 @@ class Client:
             The bytes do not have the object's CRC-64.
         """
         service = self._service
-        headers = {"x-amz-checksum-mode": "ENABLED"}
+        headers = {} if signed else {"x-amz-checksum-mode": "ENABLED"}
         if etag:
             headers["if-match"] = f'"{etag}"'
-        request = Request("read it", "GET", bucket, key, (), headers)
+        request = Request("read it", "GET", bucket, key, (), headers, signed=signed)
 
         def read(exchange: Exchange) -> tuple[bytes, ObjectInfo]:
             found = exchange.headers
@@ -225,7 +232,7 @@ class Client:
             return service.repeat(attempt)
         except RemoteError as error:
             if etag and error.status in (404, 412) and error.code != "NoSuchBucket":
-                raise self._stale(Remote(bucket, key, 0, etag), error) from None
+                raise self._stale(Remote(bucket, key, 0, etag), error, signed) from None
             raise
 
     def list_pages(
@@ -483,9 +490,21 @@ class Client:
 
     # --- for ranks without credentials ------------------------------------------------------------------------------
 
-    def sign_get(self, remote: Remote, *, seconds: int = _SIGNED_S) -> Signed:
-        """Sign reading any range of an object, for `get_range` where there are no credentials."""
-        request = Request("read it", "GET", remote.bucket, remote.key, pairs(versionId=remote.version))
+    def check_credentials(self) -> None:
+        """See that there are credentials, if any are to be sent. Nothing is asked of the service.
+
+        Raises
+        ------
+        RemoteError
+            There are none.
+        """
+        if not self.endpoint.unsigned:
+            self._service.access.credentials()
+
+    def sign_get(self, remote: Remote, *, whole: bool = False, seconds: int = _SIGNED_S) -> Signed:
+        """Sign reading any range of an object, for `get_range` where there are no credentials; or the whole of it, for `get`."""
+        headers = {"x-amz-checksum-mode": "ENABLED"} if whole else {}
+        request = Request("read it", "GET", remote.bucket, remote.key, pairs(versionId=remote.version), headers)
         return self._service.sign(request, seconds)
 
     def sign_part(
@@ -554,10 +573,16 @@ class Client:
                 raise
             return info
 
-    def _stale(self, remote: Remote, error: RemoteError) -> StaleError | RemoteError:
+    def _stale(self, remote: Remote, error: RemoteError, signed: Signed | None) -> StaleError | RemoteError:
         """Return the error of a version that is no more, with what is there instead."""
         try:
-            found = self.head(remote.bucket, remote.key).etag
+            if signed:
+                look = Request(
+                    "look at it", "GET", remote.bucket, remote.key, (), {"range": "bytes=0-0"}, signed=signed
+                )
+                found = self._service.ask(look).headers.get("etag", "").strip('"')
+            else:
+                found = self.head(remote.bucket, remote.key).etag
         except RemoteError as other:
             if other.status != 404:
                 return error if error.status == 404 else _changed(remote.bucket, remote.key, remote.etag, "unknown")

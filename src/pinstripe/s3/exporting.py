@@ -12,7 +12,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,11 @@ from ..store.work_queue import WorkQueue, work_through
 from . import completion, uploads
 from .completion import Staged
 from .conflicts import CHOICES
+from .credentials import SIGNED_S, Holder, to_values, waves
 from .events import Events, Summary
 from .export_plan import Destination, Name, Plan, plan_export, plan_stage_out
 from .listing import list_objects
-from .objects import ObjectInfo, Part
+from .objects import ObjectInfo, Part, Signed
 from .parts import PartSender, Piece, Target, Trouble
 from .sending import PART_BYTES_LEAST, Candidate, Choice, Sender, attributes_text, is_passing, part_bytes_of
 
@@ -61,6 +62,7 @@ def export(
     dry_run: bool = False,
     events: Events | None = None,
     part_bytes_least: int = PART_BYTES_LEAST,
+    credentials: str = "all",
 ) -> Summary:
     """Collective. Bring files and trees below a link to its bucket: what is new or was changed.
 
@@ -80,6 +82,8 @@ def export(
     events : Events or None
     part_bytes_least : int
         Longer files are sent in parts, of at least so much.
+    credentials : str
+        ``root``: only the first rank has some. It does all but the parts of large files, for which it signs URLs for the others.
 
     Returns
     -------
@@ -111,7 +115,14 @@ def export(
             made.names = [one for one in made.names if is_meant(os.path.join(roots[one.destination], one.path))]
         return made
 
-    run = _Export(store, team, events or Events(), dry_run=dry_run, part_bytes_least=part_bytes_least)
+    run = _Export(
+        store,
+        team,
+        events or Events(),
+        dry_run=dry_run,
+        part_bytes_least=part_bytes_least,
+        credentials=credentials,
+    )
     run.begin(plan)
     run.send()
     return run.finish()
@@ -128,6 +139,7 @@ def stage_out(
     team: Team = SERIAL,
     events: Events | None = None,
     part_bytes_least: int = PART_BYTES_LEAST,
+    credentials: str = "all",
 ) -> Summary:
     """Collective. Make a prefix of a bucket hold all that a directory holds; then write a completion object that says so.
 
@@ -143,6 +155,8 @@ def stage_out(
         What is done about other objects that are in the way: one of `IF_EXISTS`.
     delete : bool
         Delete the objects that the last completion object lists, that are still the same version, and that the directory no longer has.
+    credentials : str
+        As for `export`.
 
     Returns
     -------
@@ -160,7 +174,14 @@ def stage_out(
     """
     _check_choice(if_exists)
     store = Store.find(locate(directory).path)
-    run = _Export(store, team, events or Events(), dry_run=dry_run, part_bytes_least=part_bytes_least)
+    run = _Export(
+        store,
+        team,
+        events or Events(),
+        dry_run=dry_run,
+        part_bytes_least=part_bytes_least,
+        credentials=credentials,
+    )
     run.begin(lambda: plan_stage_out(directory, url, endpoint or Endpoint(), if_exists), lists=True)
     run.send()
     if delete:
@@ -204,8 +225,18 @@ class _Begun:
 class _Export:
     """One run on one rank."""
 
-    def __init__(self, store: Store, team: Team, events: Events, *, dry_run: bool, part_bytes_least: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        team: Team,
+        events: Events,
+        *,
+        dry_run: bool,
+        part_bytes_least: int,
+        credentials: str,
+    ) -> None:
         self.store, self.team, self.events = store, team, events
+        self._holder = Holder(credentials, team)
         self.dry_run, self.part_bytes_least = dry_run, part_bytes_least
         self.plan = Plan()
         self._listed: list[ObjectInfo] = []
@@ -249,14 +280,17 @@ class _Export:
 
     def _ask(self) -> None:
         for number, destination in enumerate(self.plan.destinations):
-            client = self._clients[number] = _client(destination, self.store, may_write=not self.dry_run)
+            if self._holder.is_guest:
+                client = self._holder.client(destination.endpoint)
+            else:
+                client = _client(destination, self.store, may_write=not self.dry_run)
+            self._clients[number] = client
             self._retries[client] = client.counters.retries
 
     def _get_ready(self) -> None:
-        from .client import Client  # here, for it imports boto3
-
         for destination in self.plan.destinations:
-            _ = Client.of(destination.endpoint).url
+            self._holder.check(destination.endpoint)
+            _ = self._holder.client(destination.endpoint).url
 
     def client_of(self, destination: Destination) -> Client:
         """Give the client for a destination."""
@@ -269,12 +303,15 @@ class _Export:
         """Collective. Note in the plan which objects are there, and which of them the last completion object knows."""
         destination = self.plan.destinations[0]
         client = self._clients[0]
-        with self.events.spending("listing"):
-            self._listed = list_objects(
-                client, destination.bucket, destination.prefix, team=self.team, store=self.store, events=self.events
-            )
+        place = (destination.bucket, destination.prefix)
+        if not self._holder.signs:
+            with self.events.spending("listing"):
+                self._listed = list_objects(client, *place, team=self.team, store=self.store, events=self.events)
 
         def note() -> None:
+            if self._holder.signs:
+                with self.events.spending("listing"):
+                    self._listed = list_objects(client, *place, store=self.store, events=self.events)
             self._last = completion.read_last(client, destination.bucket, destination.prefix)
             listed = {one.key: one for one in self._listed}
             last = {one.key: one for one in self._last.objects} if self._last is not None else {}
@@ -314,6 +351,10 @@ class _Export:
             if candidate is not None:
                 large.append(candidate)
 
+        if self._holder.signs:
+            first = range(len(names)) if self.team.rank == 0 else range(0)
+            self._together(lambda: work_through(WorkQueue(None, SERIAL, len(first)), send, _THREADS_SMALL))
+            return large
         error: BaseException | None = None
         queue = WorkQueue(self.store, self.team, len(names))
         try:
@@ -383,6 +424,19 @@ class _Export:
                     pieces.append(Piece(number, part, offset, min(told["part_bytes"], told["size"] - offset)))
         self.events.expect(bytes=sum(piece.length for piece in pieces) // self.team.size)
         sender = PartSender(targets, self.events)
+        if not self._holder.signs:
+            self._share(sender, pieces)
+            return sender
+        for wave in waves(pieces, lambda piece: piece.length, self.team.size):
+            shared, alone = self._signed(targets, wave)
+            self._share(sender, shared)
+            if alone:
+                longest = max(piece.length for piece in alone)
+                self._together(functools.partial(sender.run, alone if self.team.rank == 0 else [], longest))
+        return sender
+
+    def _share(self, sender: PartSender, pieces: Sequence[Piece]) -> None:
+        """Collective. Send pieces as ranks are free."""
         error: BaseException | None = None
         queue = WorkQueue(self.store, self.team, len(pieces))
         try:
@@ -390,7 +444,32 @@ class _Export:
         except BaseException as raised:  # an interrupt too: the others wait in close
             error = raised
         queue.close(error)
-        return sender
+
+    def _signed(self, targets: list[Target], pieces: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
+        """Collective. Let the first rank sign pieces for the others; return those that ranks share, and those that the first sends itself.
+
+        No checksum is signed, for nobody has read the bytes yet: the one of the whole, which goes with the completion, stands for all. Where a
+        service compares only those of parts, the first rank sends the parts itself.
+        """
+        told: list[Any] = []
+
+        def sign() -> None:
+            for piece in pieces:
+                one = targets[piece.file]
+                proof = one.client.checksum
+                if proof != "none" and (proof != "crc64nvme" or not one.client.capabilities.full_object):
+                    told.append(None)
+                else:
+                    place = (one.bucket, one.key, one.upload, piece.number)
+                    told.append(to_values(one.client.sign_part(*place, None, seconds=SIGNED_S)))
+
+        self._together(sign if self.team.rank == 0 else _nothing)
+        values = tell_json(self.team, told)
+        both = list(zip(pieces, values, strict=True))
+        alone = [piece for piece, one in both if one is None]
+        if not self._holder.is_guest:
+            return [piece for piece, one in both if one is not None], alone
+        return [dataclasses.replace(piece, signed=Signed(*one)) for piece, one in both if one is not None], alone
 
     def _open(self, told: dict[str, Any], threads: int) -> Any:
         return self.sender.open_generation(told["path"], told["generation"], bytes.fromhex(told["tx"]), threads=threads)
@@ -464,7 +543,9 @@ class _Export:
                 return None
             uploads.abort(client, begun.record)
             is_lost = isinstance(trouble, RemoteError) and trouble.status == 404
-            if (is_lost or isinstance(trouble, StaleError)) and one.attempts < _ATTEMPTS:
+            # A part that was signed for another rank has no checksum of its own: damage shows in the end.
+            is_damaged = self._holder.signs and isinstance(trouble, RemoteError) and trouble.code == "BadDigest"
+            if (is_lost or is_damaged or isinstance(trouble, StaleError)) and one.attempts < _ATTEMPTS:
                 return one
             self.sender.fail(one.path, trouble)
         except (Error, OSError) as error:  # it could not be aborted: a collector will

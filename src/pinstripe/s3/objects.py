@@ -6,7 +6,10 @@ import dataclasses
 
 from ..format.remote import Endpoint, Remote
 
-__all__ = ["Capabilities", "ObjectInfo", "Page", "Part", "Signed"]
+__all__ = ["EXPIRED", "Capabilities", "ObjectInfo", "Page", "Part", "Signed"]
+
+EXPIRED = "ExpiredSignature"
+"""Our own code of a refused request that somebody else signed, too long ago."""
 
 FROZEN_CLASSES = ("GLACIER", "DEEP_ARCHIVE")
 """Storage classes whose objects must be restored, by hours, before they can be read."""

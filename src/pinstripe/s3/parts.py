@@ -18,7 +18,7 @@ from ..errors import DamageError, Error
 from ..kernels import crc64
 from ..store.session import Session
 from .events import Events
-from .objects import Part
+from .objects import Part, Signed
 from .sending import again_if_damaged
 
 if TYPE_CHECKING:
@@ -44,12 +44,15 @@ class Piece:
         Of the part, from 1.
     offset, length : int
         Bytes of the file.
+    signed : Signed or None
+        By which it is sent where there are no credentials.
     """
 
     file: int
     number: int
     offset: int
     length: int
+    signed: Signed | None = dataclasses.field(default=None, repr=False)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,6 +158,7 @@ class PartSender:
                     piece.number,
                     data.data,
                     crc64=crc,
+                    signed=piece.signed,
                 )
                 with self._events.spending("network"):
                     part = again_if_damaged(send)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import hashlib
 import json
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +40,7 @@ from ..store.telling import tell_json
 from ..store.work_queue import WorkQueue, work_through
 from .client import Client
 from .conflicts import Policy
+from .credentials import SIGNED_S, Holder, to_values, waves
 from .events import Events, Summary
 from .filters import Filter
 from .importing import (
@@ -55,7 +58,8 @@ from .landing import Landing, put_name
 from .links import endpoint_for
 from .metadata import Attributes, Defaults, from_metadata
 from .names import path_of, split_url
-from .objects import ObjectInfo
+from .objects import ObjectInfo, Signed
+from .source import ObjectSource
 
 __all__ = ["VERIFY", "restore", "stage_in"]
 
@@ -67,6 +71,8 @@ LARGE_BYTES = 32 << 20
 
 WHOLE_BYTES = 8 << 20
 """Objects up to this size are fetched with their attributes by one request."""
+
+_Opener = Callable[[Remote, Store], ObjectSource]
 
 THREADS = 8
 BATCH = 64
@@ -84,6 +90,7 @@ def restore(
     events: Events | None = None,
     options: Options | None = None,
     dry_run: bool = False,
+    credentials: str = "all",
 ) -> Summary:
     """Collective. Fetch what is not here of files, and of those in directories, and make them ordinary files.
 
@@ -93,6 +100,8 @@ def restore(
         The same on all ranks. What is no stub is skipped.
     verify : str
         One of `VERIFY`. With ``full`` an object is asked for its checksum if the stub holds none.
+    credentials : str
+        ``root``: only the first rank has some. It does what needs them, and signs URLs by which the others fetch.
 
     Returns
     -------
@@ -102,7 +111,7 @@ def restore(
     _check_verify(verify)
     events = events or Events()
     wanted = [os.fspath(path) for path in paths]
-    run = _Run(team, events, options or Options.make(), verify)
+    run = _Run(team, events, options or Options.make(), verify, Holder(credentials, team))
     found: list[tuple[str, int]] = []
 
     def walk() -> None:
@@ -118,6 +127,7 @@ def restore(
         for path, size in told if team.rank == 0 else ():
             events.planned("restore", path, size)
         return run.finish()
+    run.together(lambda: _check_access(told[0][0], run) if told else None)
     jobs = [_Restore(path, size, verify) for path, size in told]
     run.fetch(jobs, Store.find(wanted[0]) if wanted else None)
     return run.finish()
@@ -139,6 +149,7 @@ def stage_in(
     events: Events | None = None,
     options: Options | None = None,
     dry_run: bool = False,
+    credentials: str = "all",
 ) -> Summary:
     """Collective. Bring the objects under ``s3://bucket/prefix``, or one object, into a directory of a store.
 
@@ -161,6 +172,8 @@ def stage_in(
         For objects that state no owner and mode.
     attributes : bool
         With ``lazy``: ask each object for owner, mode and times.
+    credentials : str
+        As for `restore`. With ``lazy`` the first rank does all of it then.
 
     Returns
     -------
@@ -175,27 +188,42 @@ def stage_in(
     _check_verify(verify)
     chosen = Filter(include, exclude)
     endpoint, defaults, events = endpoint or Endpoint(), defaults or Defaults(), events or Events()
+    holder = Holder(credentials, team)
     if lazy:
         policy = Policy(("new", "changed"), (), if_conflict="take-remote" if overwrite else "fail")
-        return import_objects(
-            url,
-            directory,
-            endpoint=endpoint,
-            policy=policy,
-            defaults=defaults,
-            attributes=attributes,
-            chosen=chosen,
-            team=team,
-            events=events,
-            dry_run=dry_run,
-        )
-    run = _Run(team, events, options or Options.make(), verify)
+
+        def make_stubs(team: Team) -> Summary:
+            return import_objects(
+                url,
+                directory,
+                endpoint=endpoint,
+                policy=policy,
+                defaults=defaults,
+                attributes=attributes,
+                chosen=chosen,
+                team=team,
+                events=events,
+                dry_run=dry_run,
+            )
+
+        return holder.on_first(make_stubs) if holder.signs else make_stubs(team)
+    run = _Run(team, events, options or Options.make(), verify, holder)
     return _StageIn(run, url, directory, chosen, overwrite, endpoint, defaults).run(dry_run)
 
 
 def _check_verify(verify: str) -> None:
     if verify not in VERIFY:
         raise ArgumentError(f"verify={verify!r}: choose one of {', '.join(VERIFY)}")
+
+
+def _check_access(path: str, run: _Run) -> None:
+    """See that this rank reaches what a stub is of, before others wait for it."""
+    try:
+        state = state_of(path)
+    except (Error, OSError):
+        return  # it is told when it is its turn
+    if state.is_stub and state.base is not None:
+        run.holder.check(endpoint_for(locate(path).store, state.base.remote))
 
 
 def _stubs(path: str, events: Events) -> list[tuple[str, int]]:
@@ -252,6 +280,14 @@ class _Job(Protocol):
         """On one rank: do all of it."""
         ...
 
+    def sign(self, run: _Run) -> list[Any] | None:
+        """On the first rank: say what another needs to do `whole` without credentials; None: nothing is to be done."""
+        ...
+
+    def take(self, values: list[Any]) -> None:
+        """On another: take it."""
+        ...
+
 
 @dataclasses.dataclass(slots=True)
 class _Restore:
@@ -260,6 +296,8 @@ class _Restore:
     path: str
     size: int
     verify: str
+    signed: Signed | None = dataclasses.field(default=None, repr=False)
+    checksum: int = -1
 
     def place(self) -> Place:
         return locate(self.path)
@@ -284,10 +322,23 @@ class _Restore:
         run.done(self.size, checksum)
 
     def whole(self, run: _Run) -> None:
+        if self.signed is not None:
+            place = self.place()
+            _load_all(place, run, self.signed)
+            _promote(place, None, self.checksum, durable=False, opener=run.opener(self.signed))
+            run.done(self.size, self.checksum)
+            return
         checksum = self.prepare(run)
         if checksum is not None:
             _load_all(self.place(), run)
             self.complete(run, None, checksum, durable=False)
+
+    def sign(self, run: _Run) -> list[Any] | None:
+        checksum, signed = self.prepare(run), run.sign(self.place())
+        return None if checksum is None or signed is None else [checksum, *to_values(signed)]
+
+    def take(self, values: list[Any]) -> None:
+        self.checksum, self.signed = values[0], Signed(*values[1:])
 
 
 class _Stage:
@@ -298,6 +349,7 @@ class _Stage:
         self.relative = path_of(info.key, staging.prefix)
         self.path, self.size = f"{staging.landing.root}/{self.relative}", info.size
         self._hidden = staging.landing.place(self.relative).beside(stage_name(staging.bucket, info))
+        self._signed: Signed | None = None
 
     @property
     def _final(self) -> Place:
@@ -427,7 +479,9 @@ class _Stage:
         if self._is_there(run):
             return
         staging = self.staging
-        data, info = staging.client.get(staging.bucket, self.info.key, etag=self.info.etag, most=WHOLE_BYTES)
+        data, info = staging.client.get(
+            staging.bucket, self.info.key, etag=self.info.etag, most=WHOLE_BYTES, signed=self._signed
+        )
         self.info, self.size = info, len(data)
         run.events.advance(bytes=len(data))
         checksum = _number(self._remote().crc64)
@@ -448,6 +502,13 @@ class _Stage:
             self._make_hidden()
             self._fill(self._hidden, data)
             self.complete(run, None, checksum, durable=False)
+
+    def sign(self, run: _Run) -> list[Any] | None:
+        remote = Remote(self.staging.bucket, self.info.key, self.size, self.info.etag)  # `get` names no version
+        return to_values(self.staging.client.sign_get(remote, whole=True, seconds=SIGNED_S))
+
+    def take(self, values: list[Any]) -> None:
+        self._signed = Signed(*values)
 
     def _link(self, run: _Run, target: str, kind: str) -> None:
         if kind == "symlink" and os.readlink(self.path) == target:
@@ -515,10 +576,10 @@ def _changed(bucket: str, before: ObjectInfo, now: ObjectInfo) -> StaleError:
     )
 
 
-def _load_all(place: Place, run: _Run) -> None:
+def _load_all(place: Place, run: _Run, signed: Signed | None = None) -> None:
     """Fetch all stripes of a stub, on one rank."""
     try:
-        residency = Residency.of(place, options=run.options)
+        residency = Residency.of(place, options=run.options, opener=run.opener(signed))
     except NamespaceError:
         if state_of(place).is_stub:
             raise
@@ -535,11 +596,11 @@ def _load(residency: Residency, first: int, last: int, run: _Run) -> None:
     run.events.advance(bytes=residency.fetched_bytes - before)
 
 
-def _promote(place: Place, synced: Any, checksum: int, *, durable: bool) -> None:
+def _promote(place: Place, synced: Any, checksum: int, *, durable: bool, opener: _Opener | None = None) -> None:
     for _ in range(_LOOKS):
         if promote(place, durable=durable, synced=synced, crc64=None if checksum < 0 else checksum):
             return
-        with Residency.of(place) as residency:
+        with Residency.of(place, opener=opener) as residency:
             residency.load(residency.missing())
         synced = None
     raise BlockingIOError(errno.EBUSY, "the file changes all the time, or another process has it open", place.path)
@@ -551,10 +612,11 @@ def _promote(place: Place, synced: Any, checksum: int, *, durable: bool) -> None
 class _Run:
     """Fetches many files, on one rank of those that do it together."""
 
-    def __init__(self, team: Team, events: Events, options: Options, verify: str) -> None:
-        self.team, self.events, self.options, self.verify = team, events, options, verify
+    def __init__(self, team: Team, events: Events, options: Options, verify: str, holder: Holder) -> None:
+        self.team, self.events, self.options, self.verify, self.holder = team, events, options, verify, holder
         self._unproven = 0
         self._retries: dict[Client, int] = {}
+        self._asked: set[tuple[Client, str]] = set()
         self._begun = time.monotonic(), time.process_time()
 
     # --- together -----------------------------------------------------------------------------------------------------
@@ -602,6 +664,54 @@ class _Run:
             )
         return self.events.finish().of_all(self.team)
 
+    # --- for ranks without credentials --------------------------------------------------------------------------------
+
+    def sign(self, place: Place) -> Signed | None:
+        """Sign fetching a stub's bytes; None: it is none any more."""
+        state = state_of(place)
+        if not state.is_stub or state.base is None:
+            return None
+        remote = state.base.remote
+        client = Client.of(endpoint_for(place.store, remote))
+        self.uses(client)
+        if (client, remote.bucket) not in self._asked:  # in which region it is must be known before anything is signed
+            client.head(remote.bucket, remote.key)
+            self._asked.add((client, remote.bucket))
+        return client.sign_get(remote, seconds=SIGNED_S)
+
+    def opener(self, signed: Signed | None) -> _Opener | None:
+        """Return what opens a stub's bytes by a signed URL; None: by credentials."""
+        if signed is None:
+            return None
+
+        def open_signed(remote: Remote, store: Store) -> ObjectSource:
+            client = self.holder.client(endpoint_for(store, remote))
+            self.uses(client)
+            return ObjectSource(remote, client, signed)
+
+        return open_signed
+
+    def _signed(self, jobs: Sequence[_Job]) -> list[_Job]:
+        """Collective. Let the first rank sign small files for the others; return those that are to be fetched."""
+        told: list[list[Any] | None] = []
+
+        def sign(job: _Job) -> list[Any] | None:
+            try:
+                return job.sign(self)
+            except (Error, OSError) as error:
+                self.events.failed(job.path, error)
+                return None
+
+        def sign_all() -> None:
+            with ThreadPoolExecutor(THREADS, "pinstripe-sign") as pool:
+                told.extend(pool.map(sign, jobs))
+
+        self.first(sign_all)
+        kept = [(job, values) for job, values in zip(jobs, self.tell(told), strict=True) if values is not None]
+        for job, values in kept if self.holder.is_guest else ():
+            job.take(values)
+        return [job for job, _ in kept]
+
     # --- fetching -----------------------------------------------------------------------------------------------------
 
     def fetch(self, jobs: Sequence[_Job], store: Store | None) -> None:
@@ -610,19 +720,29 @@ class _Run:
             return
         size = self.team.size
         self.events.phase("fetch", files=-(-len(jobs) // size), bytes=sum(job.size for job in jobs) // size)
-        large = sorted((job for job in jobs if job.size >= LARGE_BYTES), key=lambda job: (-job.size, job.path))
-        small = sorted((job for job in jobs if job.size < LARGE_BYTES), key=lambda job: (-job.size, job.path))
+        # What is small needs one request, which can be signed.
+        least = min(LARGE_BYTES, WHOLE_BYTES + 1) if self.holder.signs else LARGE_BYTES
+        large = sorted((job for job in jobs if job.size >= least), key=lambda job: (-job.size, job.path))
+        small = sorted((job for job in jobs if job.size < least), key=lambda job: (-job.size, job.path))
         for begin in range(0, len(large), _WAVE_FILES):
             _Wave(self, large[begin : begin + _WAVE_FILES], store).run()
-        batch = max(1, min(BATCH, len(small) // (4 * size)))
+        if self.holder.signs:
+            for wave in waves(small, lambda job: job.size, size):
+                self._share(self._signed(wave), store)
+        else:
+            self._share(small, store)
+        if self.options.durable:
+            self.together(lambda: _sync(store))
+
+    def _share(self, small: Sequence[_Job], store: Store) -> None:
+        """Collective. Fetch small files as ranks are free."""
+        batch = max(1, min(BATCH, len(small) // (4 * self.team.size)))
         with WorkQueue(store, self.team, -(-len(small) // batch)) as queue:
             work_through(
                 queue,
                 lambda number: self._whole(small[number * batch : (number + 1) * batch]),
                 min(THREADS, max(1, len(small))),
             )
-        if self.options.durable:
-            self.together(lambda: _sync(store))
 
     def _whole(self, jobs: Sequence[_Job]) -> None:
         for job in jobs:
@@ -639,15 +759,21 @@ class _Wave:
         self.run_, self.jobs, self.store, self.team = run, jobs, store, run.team
         self._open: dict[int, Residency | None] = {}
         self._errors: dict[int, BaseException] = {}
+        self._signed: dict[int, Signed] = {}
+        self._sources: dict[int, ObjectSource] = {}
+        self._signs = run.holder.signs
 
     def run(self) -> None:
         """Collective."""
         checksums = self._prepare()
         try:
             units = self._units([number for number, (state, _) in enumerate(checksums) if state == _GO])
-            with WorkQueue(self.store, self.team, len(units)) as queue:
-                for unit in queue:
-                    self._load(*units[unit])
+            for some in waves(units, lambda unit: unit[2] - unit[1], self.team.size) if self._signs else [units]:
+                if self._signs:
+                    self._sign(sorted({number for number, _, _ in some}))
+                with WorkQueue(self.store, self.team, len(some)) as queue:
+                    for unit in queue:
+                        self._load(*some[unit])
             self._finish(checksums)
         finally:
             for residency in self._open.values():
@@ -655,23 +781,57 @@ class _Wave:
                     residency.close()
 
     def _prepare(self) -> list[tuple[int, int]]:
-        """Collective. Each rank prepares some; all know what is to be fetched and which checksum it must have."""
+        """Collective. Each rank that has credentials prepares some; all know what is to be fetched and which checksum it must have."""
         mine = np.zeros(len(self.jobs), _PREPARED)
         error: BaseException | None = None
+
+        def prepare(number: int) -> None:
+            try:
+                checksum = self.jobs[number].prepare(self.run_)
+                mine[number] = (_DONE, 0, 0) if checksum is None else (_GO, max(checksum, 0), checksum >= 0)
+            except (Error, OSError) as failed:
+                self.run_.events.failed(self.jobs[number].path, failed)
+                mine[number] = (_DONE, 0, 0)
+
+        holders = 1 if self._signs else self.team.size
+        numbers = range(self.team.rank, len(self.jobs), holders) if self.team.rank < holders else range(0)
         try:
-            for number in range(self.team.rank, len(self.jobs), self.team.size):
-                try:
-                    checksum = self.jobs[number].prepare(self.run_)
-                    mine[number] = (_DONE, 0, 0) if checksum is None else (_GO, max(checksum, 0), checksum >= 0)
-                except (Error, OSError) as failed:
-                    self.run_.events.failed(self.jobs[number].path, failed)
-                    mine[number] = (_DONE, 0, 0)
+            if self._signs:
+                with ThreadPoolExecutor(THREADS, "pinstripe-prepare") as pool:
+                    list(pool.map(prepare, numbers))
+            else:
+                for number in numbers:
+                    prepare(number)
         except BaseException as raised:  # an interrupt too: the others wait in agree
             error = raised
         self.team.agree(error)
         every = np.stack(self.team.allgather(mine))
-        chosen = every[np.arange(len(self.jobs)) % self.team.size, np.arange(len(self.jobs))]
+        chosen = every[np.arange(len(self.jobs)) % holders, np.arange(len(self.jobs))]
         return [(int(one["state"]), int(one["crc"]) if one["known"] else -1) for one in chosen]
+
+    def _sign(self, numbers: list[int]) -> None:
+        """Collective. Let the first rank sign fetching files anew; what it cannot sign fails there."""
+        told: list[list[Any]] = []
+
+        def sign() -> None:
+            for number in numbers:
+                try:
+                    signed = self.run_.sign(self.jobs[number].place())
+                    if signed is not None:
+                        told.append([number, *to_values(signed)])
+                except (Error, OSError) as error:
+                    self._errors[number] = error
+
+        self.run_.first(sign)
+        self._signed = {number: Signed(*values) for number, *values in self.run_.tell(told)}
+        for number, source in self._sources.items():
+            source.signed = self._signed.get(number, source.signed)
+
+    def _open_signed(self, number: int, remote: Remote, store: Store) -> ObjectSource:
+        client = self.run_.holder.client(endpoint_for(store, remote))
+        self.run_.uses(client)
+        source = self._sources[number] = ObjectSource(remote, client, self._signed[number])
+        return source
 
     def _units(self, numbers: list[int]) -> list[tuple[int, int, int]]:
         """Cut files in ranges of about as many bytes: file, first and last byte."""
@@ -686,7 +846,7 @@ class _Wave:
         ]
 
     def _load(self, number: int, begin: int, end: int) -> None:
-        if number in self._errors:
+        if number in self._errors or (self._signs and number not in self._signed):
             return
         try:
             residency = self._residency(number)
@@ -701,8 +861,9 @@ class _Wave:
         if number not in self._open:
             place = self.jobs[number].place()
             try:
+                opener = functools.partial(self._open_signed, number) if self.run_.holder.is_guest else None
                 self._open[number] = Residency.of(
-                    place, options=self.run_.options, rank=self.team.rank, ranks=self.team.size
+                    place, options=self.run_.options, rank=self.team.rank, ranks=self.team.size, opener=opener
                 )
             except NamespaceError:
                 if state_of(place).is_stub:
@@ -737,7 +898,7 @@ class _Wave:
                 if int(np.argmax(every[:, number])) == self.team.rank:
                     self.run_.events.failed(job.path, self._errors[number])
                 continue
-            root = number % self.team.size
+            root = 0 if self._signs else number % self.team.size
             parts = self.team.gather(synced[number], root)
             if parts is None or error is not None:
                 continue
@@ -788,13 +949,19 @@ class _StageIn:
         events.phase("list")
         listed: list[ObjectInfo] = []
 
+        run.together(lambda: run.holder.check(self.endpoint))
+
         def begin() -> None:
-            self.client = Client.of(self.endpoint)
+            self.client = run.holder.client(self.endpoint)
             run.uses(self.client)
             store = Store.find(self._directory)
             store.check_writable()
-            found, self.prefix = list_source(self.client, self.bucket, self.key, team=team, store=store, events=events)
-            listed.extend(found)
+            if not run.holder.is_guest:
+                lists = SERIAL if run.holder.signs else team
+                found, self.prefix = list_source(
+                    self.client, self.bucket, self.key, team=lists, store=store, events=events
+                )
+                listed.extend(found)
 
         run.together(begin)
         self.prefix = run.tell(self.prefix)

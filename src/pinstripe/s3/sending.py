@@ -35,7 +35,7 @@ from .export_plan import Destination, Name, Plan
 from .links import link_of
 from .metadata import Origin, from_metadata, to_metadata
 from .names import key_of
-from .objects import ObjectInfo
+from .objects import EXPIRED, ObjectInfo
 
 if TYPE_CHECKING:
     from .client import Client
@@ -72,7 +72,9 @@ def part_bytes_of(size: int, stripe_bytes: int, least: int = PART_BYTES_LEAST) -
 def is_passing(error: BaseException) -> bool:
     """Tell whether the same request may well succeed later: no answer, an overloaded service, a broken connection."""
     return isinstance(error, RemoteError) and (
-        (error.status in (0, 408, 429) and error.code != "NoCredentials") or error.status >= 500
+        (error.status in (0, 408, 429) and error.code != "NoCredentials")
+        or error.status >= 500
+        or error.code == EXPIRED
     )
 
 

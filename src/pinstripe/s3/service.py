@@ -18,7 +18,7 @@ from ..format.remote import Endpoint
 from .access import Access
 from .connections import Connections, Exchange, Origin
 from .documents import parse_error, parse_time
-from .objects import Signed
+from .objects import EXPIRED, Signed
 from .signing import UNSIGNED, encode_query, sign_headers, sign_query
 from .slots import Slots
 
@@ -47,6 +47,7 @@ _HINTS = {
     "AllAccessDisabled": "the bucket is closed",
     "AuthorizationHeaderMalformed": "say its region (--region, AWS_DEFAULT_REGION)",
     "BadDigest": "the bytes were damaged on their way, or the checksum is another's",
+    EXPIRED: "what the first rank signed for this one has expired, an hour after its wave began: run it again, and it goes on",
     "ExpiredToken": "the credentials have expired: get new ones",
     "InvalidAccessKeyId": "the service does not know the access key",
     "InvalidObjectState": "it lies in an archive: restore it there first",
@@ -321,6 +322,11 @@ class Service:
             }.get(status, "")
             message = message or http.client.responses.get(status, "")
         code = code or "BadAnswer"
+        if request.signed:
+            if status == 403 and "expired" in message.lower():
+                code = EXPIRED
+            if "x-amz-" in message.lower() or "signature=" in message.lower():
+                message = "refused"  # it quotes what was signed
         return Failure(
             self.error(request, status, code, message),
             passes=status in _PASSING or code in _PASSING_CODES,

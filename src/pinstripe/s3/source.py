@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ..format.remote import Remote
 from .client import Client
 from .links import endpoint_for
+from .objects import Signed
 
 if TYPE_CHECKING:
     from ..store.store import Store
@@ -25,10 +26,12 @@ class ObjectSource:
     ----------
     remote : Remote
         With the endpoint by which it is reached now.
+    signed : Signed or None
+        By which it is read where there are no credentials.
     """
 
-    def __init__(self, remote: Remote, client: Client) -> None:
-        self.remote, self._client = remote, client
+    def __init__(self, remote: Remote, client: Client, signed: Signed | None = None) -> None:
+        self.remote, self.signed, self._client = remote, signed, client
 
     @property
     def size(self) -> int:
@@ -45,7 +48,7 @@ class ObjectSource:
         RemoteError
         """
         if len(buffer):
-            self._client.get_range(self.remote, offset, buffer)
+            self._client.get_range(self.remote, offset, buffer, signed=self.signed)
 
 
 def open_source(remote: Remote, store: Store) -> ObjectSource:

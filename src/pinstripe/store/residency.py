@@ -21,7 +21,7 @@ import secrets
 import stat
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -74,6 +74,8 @@ class Residency:
         Of the inode: who owns the file, and may write it.
     ranks, rank : int
         Of the job that reads together; its ranks spread over the targets.
+    opener : callable, optional
+        Opens the source instead of `open_source`: where it is reached in another way.
 
     Attributes
     ----------
@@ -96,6 +98,7 @@ class Residency:
         rank: int = 0,
         ranks: int = 1,
         threads: int = 1,
+        opener: Callable[[Remote, Store], Source] | None = None,
     ) -> None:
         self.store, self.inode, self.path, self.remote, self.layout = store, inode, path, remote, layout
         self.options = options or Options.make()
@@ -107,6 +110,7 @@ class Residency:
         self._tails = _Tails(self.directory, remote.identity, layout.stripe_bytes, seen.st_uid)
         self._lock = threading.RLock()
         self._source: Source | None = None
+        self._opener = opener
         self._writer: FrameWriter | None = None
         self._fd = -1
         self._next, self._ahead = -1, 0
@@ -262,7 +266,7 @@ class Residency:
 
     def _open_source(self) -> Source:
         if self._source is None:
-            self._source = open_source(self.remote, self.store)
+            self._source = (self._opener or open_source)(self.remote, self.store)
         return self._source
 
     @contextlib.contextmanager
