@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 import threading
 from collections.abc import Iterable
@@ -17,8 +18,8 @@ from ..store.directory_layout import layout_of
 from ..store.filesystem import sync_filesystem
 from ..store.fresh import fsync_directory, rename_noreplace
 from ..store.inode_file import read_inode_at
-from ..store.place import AnyPath, Place, check_symlink, locate
-from ..store.store import is_store
+from ..store.place import STAGED, AnyPath, Place, check_symlink, locate
+from ..store.store import Store, is_store
 from .metadata import Attributes, Defaults
 
 __all__ = ["Landing", "give_attributes", "put_name"]
@@ -101,24 +102,38 @@ class Landing:
                 with contextlib.suppress(PermissionError):
                     os.chown(full, self._defaults.uid, self._defaults.gid)
 
-    def symlink(self, path: str, content: str) -> None:
-        """Make a symlink at a relative path, where there is none yet.
+    def symlink(self, path: str, content: str, *, replace: bool = False) -> None:
+        """Make a symlink at a relative path.
+
+        Parameters
+        ----------
+        replace : bool
+            Take the place of a file or symlink that has the name, in one step.
 
         Raises
         ------
         NamespaceError
-            It could not be followed within the store.
+            It could not be followed within the store; what has the name stays.
         FileExistsError
+            The name is taken, and `replace` is not given.
         """
         place = self.place(path)
         check_symlink(Place(self.store, place.directory, "", ""), content)
-        os.symlink(content, place.path)
+        if not replace:
+            os.symlink(content, place.path)
+            return
+        hidden = place.beside(f"{STAGED}{secrets.token_hex(12)}")
+        os.symlink(content, hidden.path)
+        try:
+            put_name(hidden, place, replace=True, durable=True)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(hidden.path)
+            raise
 
     def sync(self) -> None:
         """Make durable what this host's processes wrote into the store."""
-        paths = [self.root, *(target.path for target in self.store.targets)]
-        for path in {os.stat(path).st_dev: path for path in paths}.values():
-            sync_filesystem(path)
+        _sync(self.root, self.store)
 
 
 def give_attributes(place: Place, attributes: Attributes, *, times: bool = True) -> None:
@@ -142,6 +157,8 @@ def give_attributes(place: Place, attributes: Attributes, *, times: bool = True)
 def put_name(hidden: Place, place: Place, *, replace: bool, durable: bool) -> None:
     """Give a whole file, which has a hidden name beside it, its name; in one step.
 
+    What takes the place of something is durable before it does: a power cut leaves one of both, whole.
+
     Raises
     ------
     FileExistsError
@@ -149,8 +166,11 @@ def put_name(hidden: Place, place: Place, *, replace: bool, durable: bool) -> No
     """
     replaced = None
     if replace:
-        with contextlib.suppress(Error, OSError):
-            replaced = read_inode_at(place)[0].file_id
+        if os.path.lexists(place.path):
+            with contextlib.suppress(Error, OSError):
+                replaced = read_inode_at(place)[0].file_id
+            _sync(place.directory, place.store)
+            durable = True
         os.rename(hidden.path, place.path)
     else:
         try:
@@ -162,8 +182,14 @@ def put_name(hidden: Place, place: Place, *, replace: bool, durable: bool) -> No
             os.unlink(hidden.path)
     if durable:
         fsync_directory(place.directory)
-    if replaced is not None:
+    if replaced is not None:  # its name's end is durable: what it held may go
         collect_removed(place.store, replaced)
+
+
+def _sync(directory: str, store: Store) -> None:
+    paths = [directory, *(target.path for target in store.targets)]
+    for path in {os.stat(path).st_dev: path for path in paths}.values():
+        sync_filesystem(path)
 
 
 def parents(paths: Iterable[str]) -> list[str]:
