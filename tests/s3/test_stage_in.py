@@ -393,6 +393,85 @@ def test_what_a_killed_run_left_of_an_older_version_goes(
     assert read(f"{store.root}/large") == data
 
 
+@pytest.mark.parametrize("size", [300_000, 9 << 20, 33 << 20])
+def test_stubs_that_were_made_after_a_killed_run_are_filled(
+    store: Store, client: Any, bucket: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    data = RANDOM.randbytes(size)
+    put(client, bucket, "f", data)
+    with monkeypatch.context() as patch:
+        fail = lambda *arguments, **more: (_ for _ in ()).throw(OSError("the network is gone"))  # noqa: E731
+        patch.setattr(restoring, "_load", fail)
+        patch.setattr(restoring._Stage, "_fill", fail)
+        assert stage_in(f"s3://{bucket}", store.root, endpoint=endpoint).exit_code == 1
+    assert len(hidden(store)) == 1
+    assert stage_in(f"s3://{bucket}", store.root, lazy=True, endpoint=endpoint).files == 1
+    summary = stage_in(f"s3://{bucket}", store.root, endpoint=endpoint)
+    assert (summary.files, summary.verified, summary.exit_code) == (1, 1, 0)
+    assert read(f"{store.root}/f") == data
+    assert not hidden(store)
+
+
+def test_a_symlink_that_is_refused_leaves_the_file_whose_place_it_would_take(
+    store: Store, client: Any, bucket: str, endpoint: Endpoint
+) -> None:
+    put(client, bucket, "f", b"/etc/passwd", Metadata=FSX | {"file-permissions": "0120777"})
+    put(client, bucket, "g", b"f", Metadata=FSX | {"file-permissions": "0120777"})
+    for name in "fg":
+        with pinstripe.open(f"{store.root}/{name}", "wb") as file:
+            file.write(b"mine")
+    summary = stage_in(f"s3://{bucket}", store.root, endpoint=endpoint, overwrite=True)
+    assert (summary.files, summary.failed) == (1, 1)
+    assert not os.path.islink(f"{store.root}/f")
+    assert read(f"{store.root}/f") == b"mine"
+    assert os.readlink(f"{store.root}/g") == "f"
+    assert not hidden(store)
+
+
+_BEFORE_LISTING = """
+import sys
+from mpi4py import MPI
+from pinstripe.format.remote import Endpoint
+from pinstripe.mpi.team import world_team
+from pinstripe.s3 import restoring
+where, failing, root = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+rank = MPI.COMM_WORLD.rank
+def fail(*arguments, **more):
+    raise OSError(5, "this node only")
+if rank == failing:
+    {"store": lambda: setattr(restoring.Store, "find", fail),
+     "capabilities": lambda: setattr(restoring, "capabilities_of", fail),
+     "check": lambda: setattr(restoring.Holder, "check", fail)}[where]()
+nowhere = Endpoint(url="http://127.0.0.1:9", region="us-east-1", unsigned=True)
+try:
+    if sys.argv[4] == "restore":
+        restoring.restore([root], team=world_team())
+    else:
+        restoring.stage_in("s3://nothing/p", root, endpoint=nowhere, team=world_team())
+except Exception as error:
+    print(f"rank {rank}: {error}", flush=True)
+"""
+
+
+@pytest.mark.skipif(not MPIRUN.exists(), reason="no MPI library is installed beside this Python")
+@pytest.mark.parametrize(
+    ("where", "failing", "verb"),
+    [("capabilities", 0, "stage-in"), ("store", 1, "stage-in"), ("store", 1, "restore"), ("check", 0, "stage-in")],
+)
+def test_an_error_of_one_rank_before_the_listing_is_the_error_of_all(
+    store: Store, client: Any, bucket: str, endpoint: Endpoint, tmp_path: Path, where: str, failing: int, verb: str
+) -> None:
+    put(client, bucket, "f", b"x" * 100_000)
+    assert stage_in(f"s3://{bucket}", store.root, lazy=True, endpoint=endpoint).files == 1
+    program = tmp_path / "ranks.py"
+    program.write_text(_BEFORE_LISTING)
+    command = [str(MPIRUN), "-n", "2", sys.executable, str(program), where, str(failing), store.root, verb]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    lines = sorted(done.stdout.splitlines())
+    assert [line[:7] for line in lines] == ["rank 0:", "rank 1:"], done.stderr
+    assert all("this node only" in line for line in lines)
+
+
 @pytest.mark.skipif(not MPIRUN.exists(), reason="no MPI library is installed beside this Python")
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_share_the_work_and_fetch_each_byte_once(

@@ -59,6 +59,7 @@ from .links import endpoint_for
 from .metadata import Attributes, Defaults, from_metadata
 from .names import path_of, split_url
 from .objects import ObjectInfo, Signed
+from .probe import capabilities_of
 from .source import ObjectSource
 
 __all__ = ["VERIFY", "restore", "stage_in"]
@@ -129,7 +130,9 @@ def restore(
         return run.finish()
     run.together(lambda: _check_access(told[0][0], run) if told else None)
     jobs = [_Restore(path, size, verify) for path, size in told]
-    run.fetch(jobs, Store.find(wanted[0]) if wanted else None)
+    stores: list[Store] = []
+    run.together(lambda: stores.append(Store.find(wanted[0])) if jobs else None)
+    run.fetch(jobs, stores[0] if stores else None)
     return run.finish()
 
 
@@ -369,6 +372,7 @@ class _Stage:
             self.info = info
         here = look(self._final)
         if here.state is not None and here.state.is_stub and here.holds(self._remote()):
+            self._remove_hidden()
             return _number(here.state.base.remote.crc64 if here.state.base is not None else None)
         if not staging.overwrite and here.state is not None and not self._take_over(run):
             return None
@@ -387,6 +391,7 @@ class _Stage:
         if here.kind == "directory":
             raise IsADirectoryError(errno.EISDIR, "a directory has the name of an object", self.path)
         if here.state is not None and not here.state.is_stub and here.holds(self._remote()):
+            self._remove_hidden()
             run.events.skipped(self.path)
             return True
         return False
@@ -407,6 +412,7 @@ class _Stage:
         bool
             False: nothing is to be done.
         """
+        self._remove_hidden()
         state = state_of(self._final)
         crc = self.info.crc64 if data is None else crc64(data)
         if crc is not None and state.size == self.info.size and content_crc(self._final)[1] == crc:
@@ -441,6 +447,12 @@ class _Stage:
             mtime_ns=attributes.mtime_ns,
             durable=False,
         )
+
+    def _remove_hidden(self) -> None:
+        """Remove what a run that was killed left, if it did: the name itself is what is filled, or nothing is."""
+        if os.path.lexists(self._hidden.path):
+            with contextlib.suppress(FileNotFoundError):
+                namespace.remove(self._hidden)
 
     def _remove_older(self) -> None:
         """Remove what a run that was killed left of another version of the object."""
@@ -492,6 +504,7 @@ class _Stage:
         elif here.kind == "symlink" and not staging.overwrite:
             run.events.conflict(self.path, "a symlink of this name is there")
         elif here.state is not None and here.state.is_stub and here.holds(self._remote()):
+            self._remove_hidden()
             self._fill(self._final, data)
             self.complete(run, None, checksum, durable=False)
         elif here.state is not None and not staging.overwrite:
@@ -513,11 +526,9 @@ class _Stage:
     def _link(self, run: _Run, target: str, kind: str) -> None:
         if kind == "symlink" and os.readlink(self.path) == target:
             return run.events.skipped(self.path)
-        if kind != "absent":
-            if not self.staging.overwrite:
-                return run.events.conflict(self.path, "a file of this name is there, and is no such symlink")
-            namespace.remove(self._final)
-        self.staging.landing.symlink(self.relative, target)
+        if kind != "absent" and not self.staging.overwrite:
+            return run.events.conflict(self.path, "a file of this name is there, and is no such symlink")
+        self.staging.landing.symlink(self.relative, target, replace=kind != "absent")
         attributes = self._attributes()
         with contextlib.suppress(PermissionError):
             os.chown(self.path, attributes.uid, attributes.gid, follow_symlinks=False)
@@ -948,6 +959,7 @@ class _StageIn:
         run, events, team = self.run_, self.run_.events, self.run_.team
         events.phase("list")
         listed: list[ObjectInfo] = []
+        stores: list[Store] = []
 
         run.together(lambda: run.holder.check(self.endpoint))
 
@@ -956,14 +968,20 @@ class _StageIn:
             run.uses(self.client)
             store = Store.find(self._directory)
             store.check_writable()
+            stores.append(store)
+            if team.rank == 0:
+                capabilities_of(self.client, self.bucket, may_write=False, store=store)
+
+        def list_() -> None:
             if not run.holder.is_guest:
                 lists = SERIAL if run.holder.signs else team
                 found, self.prefix = list_source(
-                    self.client, self.bucket, self.key, team=lists, store=store, events=events
+                    self.client, self.bucket, self.key, team=lists, store=stores[0], events=events
                 )
                 listed.extend(found)
 
-        run.together(begin)
+        run.together(begin)  # all that can fail on one rank, before listing, which is collective itself
+        run.together(list_)
         self.prefix = run.tell(self.prefix)
         objects: list[ObjectInfo] = []
         made: list[tuple[str, ObjectInfo]] = []
