@@ -5,19 +5,25 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import pinstripe
 from pinstripe import ConflictError, DamageError, StaleError, Store, UnsupportedError
 from pinstripe.format.remote import Base, Endpoint, Remote
 from pinstripe.kernels import crc64
+from pinstripe.store import collect as collect_module
 from pinstripe.store import residency
+from pinstripe.store import state as state_module
+from pinstripe.store import stub as stub_module
 from pinstripe.store.collect import collect_store
 from pinstripe.store.residency import RANGE_BYTES, Residency
 from pinstripe.store.state import record_base, set_flags, state_of
-from pinstripe.store.stub import make_stub, promote, release, renew_stub, restore
+from pinstripe.store.stub import make_stub, promote, release, remove_if, renew_stub, restore
 from pinstripe.store.verify import verify
 from pinstripe.testing.bucket import Bucket
 
@@ -269,9 +275,7 @@ def test_a_writer_that_began_before_a_release_keeps_its_bytes(
     stub: str, small: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restore(stub)
-    from pinstripe.store import stub as module
-
-    monkeypatch.setattr(module, "refuse_others", lambda tx, path: None)  # it registered after we looked
+    monkeypatch.setattr(stub_module, "refuse_others", lambda tx, path: None)  # it registered after we looked
     with pinstripe.open(stub, "r+b") as file:
         file.write(b"patch")
         release(stub, grace_s=0)
@@ -285,9 +289,7 @@ def test_a_writer_whose_file_became_another_version_is_in_conflict(
     stub: str, small: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     restore(stub)
-    from pinstripe.store import stub as module
-
-    monkeypatch.setattr(module, "refuse_others", lambda tx, path: None)
+    monkeypatch.setattr(stub_module, "refuse_others", lambda tx, path: None)
     file = pinstripe.open(stub, "r+b")
     file.write(b"patch")
     renew_stub(stub, bucket.put("key", DATA[::-1]), state_of(stub))
@@ -420,3 +422,124 @@ def test_remotes_and_bases_are_json_and_what_is_none_is_damage() -> None:
             Remote.from_json(bad)
         with pytest.raises(DamageError):
             Base.from_json(bad)
+
+
+def test_a_promotion_that_falls_between_a_collectors_looks_keeps_its_segments(
+    stub: str, small: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Residency.of(stub) as residency:
+        residency.load(residency.missing())
+    real, done = collect_module._remote_of_head, []
+
+    def promote_first(directory: str, numbers: list[int]) -> Remote | None:
+        if not done:
+            done.append(promote(stub))
+        return real(directory, numbers)
+
+    monkeypatch.setattr(collect_module, "_remote_of_head", promote_first)
+    collect_store(small)
+    assert done == [True]
+    bucket.objects.clear()
+    assert read(stub) == DATA
+    assert verify(small, stub).good
+
+
+def test_what_is_resident_is_not_released_under_a_promotion(
+    stub: str, small: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Residency.of(stub) as residency:
+        residency.load(residency.missing())
+    real = stub_module._prove
+
+    def release_first(*arguments: Any) -> Any:
+        proven = real(*arguments)
+        with pytest.raises(BlockingIOError):
+            release(stub)
+        collect_store(small)
+        return proven
+
+    monkeypatch.setattr(stub_module, "_prove", release_first)
+    assert promote(stub)
+    bucket.objects.clear()
+    assert read(stub) == DATA
+
+
+def test_forgotten_lists_do_not_take_the_segments_of_a_promotion_under_way(
+    stub: str, small: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Residency.of(stub) as residency:
+        residency.load(residency.missing())
+    real = stub_module._prove
+
+    def forget_first(*arguments: Any) -> Any:
+        proven = real(*arguments)
+        with Residency.of(stub) as other:
+            other.forget()
+        collect_store(small)
+        return proven
+
+    monkeypatch.setattr(stub_module, "_prove", forget_first)
+    assert promote(stub)
+    bucket.objects.clear()
+    assert read(stub) == DATA
+
+
+def test_a_child_forked_while_stripes_are_fetched_holds_nobody_up(stub: str, bucket: Bucket) -> None:
+    end, begin = os.pipe()
+    children: list[int] = []
+
+    def fork(offset: int) -> None:
+        if not children:
+            child = os.fork()
+            if not child:
+                os.close(begin)
+                os.read(end, 1)
+                os._exit(0)
+            children.append(child)
+
+    bucket.before_fetch = fork
+    pread(stub, STRIPE, 0)
+    for path in (stub, stub):
+        with Residency.of(path) as other:
+            other.forget()
+            other.load(np.arange(2, dtype=np.uint64))
+    assert os.waitpid(children[0], os.WNOHANG) == (0, 0)  # it lives on, and lets others fetch
+    os.close(begin)
+    os.close(end)
+    os.waitpid(children[0], 0)
+
+
+def test_a_pin_and_an_export_at_once_are_both_remembered(
+    small: Store, at: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(at, DATA)
+    remote = bucket.put("key", DATA)
+    real, threads = state_module._write_archive, []
+
+    def write_later(*arguments: Any, **more: Any) -> None:
+        if not threads:
+            threads.append(threading.Thread(target=set_flags, args=(at, ["norelease"])))
+            threads[0].start()
+            threads[0].join(0.2)  # long enough to read what is there, if nothing held it
+        real(*arguments, **more)
+
+    monkeypatch.setattr(state_module, "_write_archive", write_later)
+    record_base(at, remote, state_of(at).tx)
+    threads[0].join()
+    assert words(at) == {"exists", "archived", "norelease"}
+
+
+def test_a_name_is_removed_only_if_its_content_is_what_was_seen(stub: str, at: str, small: Store) -> None:
+    seen = state_of(stub)
+    with pinstripe.open(stub, "wb", buffering=0) as file:
+        file.write(b"new")
+        with pytest.raises(BlockingIOError):
+            remove_if(stub, seen)
+    assert not remove_if(stub, seen)
+    assert read(stub) == b"new"
+    assert remove_if(stub, state_of(stub))
+    assert not pinstripe.exists(stub)
+    with pytest.raises(FileNotFoundError):
+        remove_if(stub, seen)
+    collect_store(small)
+    assert not list(Path(small.meta).glob("files/*/*"))

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DamageError, Error
 from ..format.manifest import Header
+from ..format.remote import Remote
 from ..format.segment import manifest_copy_name, parse_segment_name
 from ..targets.contract import Target
 from .fresh import fsync_directory, is_there
@@ -107,6 +108,9 @@ def _collect_once(
     try:
         numbers = list_numbers(directory)
         named_once = _links(directory)
+        lists = _resident_lists(
+            directory
+        )  # before the transactions: a promotion drops them after its link, within its transaction
         live = list(_transactions(store, file_id, directory, full, freed))
         unreferenced = not live and named_once == 1 == _links(directory)  # count, look, count again (NAMED)
         again = list_numbers(directory)
@@ -142,7 +146,12 @@ def _collect_once(
     if unreferenced:
         return _remove_file(store, file_id, directory, again, freed)
 
-    live_transactions = {item.tx for item in live} | set(_fetchers(directory, again))
+    live_transactions = {item.tx for item in live}
+    if lists or live:
+        remote = _remote_of_head(directory, again)
+        live_transactions |= set(_fetchers(directory, lists, remote))
+        if live and remote is not None:  # it may be a promotion, which names what fetchers wrote
+            live_transactions.add(None)
     dead_segments = []
     for target, name in segments:
         parsed = parse_segment_name(name)
@@ -168,25 +177,29 @@ def _collect_once(
     return len(free)
 
 
-def _fetchers(directory: str, numbers: list[int]) -> Iterator[bytes]:
-    """Whose segments hold stripes that are resident of the stub that the head is; the lists of others go."""
-    names = [name for name in os.listdir(directory) if name.endswith(SUFFIX)]
-    if not names:
-        return
+def _resident_lists(directory: str) -> list[str]:
+    """The lists of what is resident of a stub, of whatever version."""
+    return [name for name in os.listdir(directory) if name.endswith(SUFFIX)]
+
+
+def _remote_of_head(directory: str, numbers: list[int]) -> Remote | None:
+    """What the head is a stub of, if it is one."""
     inode = read_inode_of(directory)
-    if numbers:
-        head = Generation.from_path(inode.file_id, os.path.join(directory, str(max(numbers))), max(numbers))
-    else:
-        head = Generation.zero(inode)
+    if not numbers:
+        return inode.remote
+    head = Generation.from_path(inode.file_id, os.path.join(directory, str(max(numbers))), max(numbers))
     head.close()
-    for name in names:
+    return head.remote
+
+
+def _fetchers(directory: str, lists: list[str], remote: Remote | None) -> Iterator[bytes]:
+    """Whose segments hold stripes that are resident of this remote; the lists of others go."""
+    for name in lists:
         path = os.path.join(directory, name)
         found = is_resident_of(path)
-        if found is None:  # being made
+        if found is None or (remote is not None and found[0] == remote.identity):  # being made, or gone in this moment
             with contextlib.suppress(ValueError):
                 yield bytes.fromhex(name.removesuffix(SUFFIX))
-        elif head.remote is not None and found[0] == head.remote.identity:
-            yield found[1]
         else:
             with contextlib.suppress(OSError):
                 os.unlink(path)
@@ -348,10 +361,11 @@ def collect_store(store: Store, *, grace_s: float = 0.0, full: bool = False) -> 
     known = _known_ids(store)
     waiting = []
     for file_id in known:
-        one = collect(store, file_id, grace_s=grace_s, full=full)
-        if one.waiting:
-            waiting.append(file_id)
-        freed.add(one)
+        with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by another who collects
+            one = collect(store, file_id, grace_s=grace_s, full=full)
+            if one.waiting:
+                waiting.append(file_id)
+            freed.add(one)
     if waiting:
         time.sleep(LISTING_S)
     for file_id in waiting:

@@ -224,6 +224,9 @@ class Residency:
         """
         with self._lock:
             wanted = self._lacking(stripes)
+            if len(wanted):  # what others brought meanwhile is not waited for
+                self.refresh()
+                wanted = self._lacking(stripes)
             if len(wanted) and self.keeps:
                 with self._locked(wanted):
                     self.refresh()
@@ -287,6 +290,8 @@ class Residency:
             yield
         finally:
             if fd >= 0:
+                with contextlib.suppress(OSError):  # said, not left to close: a forked child holds the description, too
+                    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0))
                 os.close(fd)
 
     def _give_directory(self) -> None:

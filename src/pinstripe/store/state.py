@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -188,9 +189,9 @@ def record_base(path: AnyPath, remote: Remote, tx: bytes, *, proof: str = "crc64
     durable : bool
         Whether it outlives a power cut once this returns.
     """
-    place = locate(path)
-    _, flags = _read_archive(_directory(place))
-    _write_archive(place, Base(remote, tx, proof), flags - {"conflict", "lost"}, durable=durable)
+    with _changing(locate(path)) as directory:
+        _, flags = _read_archive(directory)
+        _write_archive(directory, Base(remote, tx, proof), flags - {"conflict", "lost"}, durable=durable)
 
 
 def set_flags(path: AnyPath, add: Iterable[str] = (), remove: Iterable[str] = ()) -> None:
@@ -205,13 +206,29 @@ def set_flags(path: AnyPath, add: Iterable[str] = (), remove: Iterable[str] = ()
     unknown = (add | remove) - set(FLAGS)
     if unknown:
         raise ArgumentError(f"flag {', '.join(sorted(unknown))}: choose of {', '.join(FLAGS)}")
-    place = locate(path)
-    base, flags = _read_archive(_directory(place))
-    _write_archive(place, base, (flags | add) - remove)
+    with _changing(locate(path)) as directory:
+        base, flags = _read_archive(directory)
+        _write_archive(directory, base, (flags | add) - remove)
 
 
-def _directory(place: Place) -> str:
-    return place.store.file_directory(read_inode_at(place)[0].file_id)
+@contextlib.contextmanager
+def _changing(place: Place) -> Iterator[str]:
+    """Give a file its directory, and hold it against others who change what is known of its base, as far as the file system can."""
+    for _ in range(100):
+        inode, seen = read_inode_at(place)
+        with contextlib.suppress(MovedError):
+            give_directory(place.store, inode, place.path, seen)
+            break
+    directory = place.store.file_directory(inode.file_id)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield directory
+    finally:
+        with contextlib.suppress(OSError):  # said, not left to close: a forked child holds the description, too
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
 
 
 def _read_archive(directory: str) -> tuple[Base | None, frozenset[str]]:
@@ -227,14 +244,8 @@ def _read_archive(directory: str) -> tuple[Base | None, frozenset[str]]:
         raise DamageError(f"the record of what was exported is malformed: {error!r}", path=path) from None
 
 
-def _write_archive(place: Place, base: Base | None, flags: Iterable[str], *, durable: bool = True) -> None:
+def _write_archive(directory: str, base: Base | None, flags: Iterable[str], *, durable: bool = True) -> None:
     values = {"base": base.to_values() if base is not None else None, "flags": sorted(flags)}
-    for _ in range(100):
-        inode, seen = read_inode_at(place)
-        with contextlib.suppress(MovedError):
-            give_directory(place.store, inode, place.path, seen)
-            break
-    directory = place.store.file_directory(inode.file_id)
     aside = os.path.join(directory, f"{_ARCHIVE}-{secrets.token_hex(8)}")
     fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:

@@ -12,7 +12,7 @@ import errno
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..options import Options
 from .collect import collect, collect_removed
 from .commit import commit
 from .directory_layout import layout_of
+from .fresh import fsync_directory
 from .generation import Generation
 from .index import CHANGE, segment_keys
 from .inode_file import is_named, read_inode_at
@@ -41,7 +42,7 @@ from .residency import Residency, drop_resident, trusted_tails
 from .state import FileState, state_of
 from .transaction import Transaction, discard
 
-__all__ = ["make_stub", "promote", "promote_quietly", "release", "renew_stub", "restore"]
+__all__ = ["make_stub", "promote", "promote_quietly", "release", "remove_if", "renew_stub", "restore"]
 
 logger = logging.getLogger("pinstripe")
 Array = npt.NDArray[Any]
@@ -178,8 +179,7 @@ def promote(path: AnyPath, *, durable: bool = True, synced: Array | None = None,
     if remote.crc64 is None and crc64 is not None:
         remote = dataclasses.replace(remote, crc64=crc64)
     directory = place.store.file_directory(inode.file_id)
-    changes, segments = trusted_tails(directory, remote, layout.stripe_bytes, seen.st_uid)
-    if len(changes) != layout.stripes(remote.size):
+    if not _is_complete(directory, remote, layout, seen):
         return False
     proof = "etag" if remote.crc64 is None else "crc64nvme"
 
@@ -192,26 +192,40 @@ def promote(path: AnyPath, *, durable: bool = True, synced: Array | None = None,
                 found=f"{header.data_crc:016x}",
             )
 
-    try:
-        proven = _prove(place, inode.file_id, changes, segments, synced) if durable else segments
-    except DamageError as error:  # a power cut, most likely
-        logger.warning("%s: all that was fetched is dropped: %s", place.path, error)
-        drop_resident(directory, remote)
-        return False
-
-    def propose(tx: Transaction) -> Proposal:
+    def propose(tx: Transaction) -> Proposal | None:
+        # Within the transaction: from here on no collector frees what fetchers wrote.
+        changes, segments = trusted_tails(directory, remote, layout.stripe_bytes, seen.st_uid)
+        if len(changes) != layout.stripes(remote.size):
+            return None
+        try:
+            proven = _prove(place, inode.file_id, changes, segments, synced) if durable else segments
+        except DamageError as error:  # a power cut, most likely
+            logger.warning("%s: all that was fetched is dropped: %s", place.path, error)
+            drop_resident(directory, remote)
+            return None
         archived = Section(SECTION_ARCHIVED, Base(remote, tx.id, proof).to_json(), carry=True)
         return Proposal(changes, proven, remote.size, replaces=True, sections=(archived,))
 
     try:
-        done = _publish(place, inode, seen, remote, propose, durable=durable, check=check)
+        return _publish(
+            place,
+            inode,
+            seen,
+            remote,
+            propose,
+            durable=durable,
+            check=check,
+            afterwards=lambda: drop_resident(directory, remote),
+        )
     except DamageError:
         drop_resident(directory, remote)
         collect_removed(place.store, inode.file_id)
         raise
-    if done:
-        drop_resident(directory, remote)
-    return done
+
+
+def _is_complete(directory: str, remote: Remote, layout: Layout, seen: os.stat_result) -> bool:
+    changes, _ = trusted_tails(directory, remote, layout.stripe_bytes, seen.st_uid)
+    return len(changes) == layout.stripes(remote.size)
 
 
 def promote_quietly(path: str, options: Options) -> None:
@@ -250,8 +264,11 @@ def release(path: AnyPath, *, durable: bool = True, grace_s: float | None = None
     assert state.base is not None
     inode, seen = read_inode_at(place)
     if state.is_stub:
-        drop_resident(place.store.file_directory(inode.file_id), state.base.remote)
-        collect(place.store, inode.file_id, grace_s=0.0)
+        directory, remote = place.store.file_directory(inode.file_id), state.base.remote
+        if os.path.isdir(directory):  # else nothing was ever fetched
+            with _alone(place, inode, seen, state.tx):  # no promotion is under way
+                drop_resident(directory, remote)
+            collect(place.store, inode.file_id, grace_s=0.0)
         return state.resident_bytes
     base = state.base
     with contextlib.closing(Generation.head(place.store, inode, place.path)) as head:
@@ -277,6 +294,33 @@ def renew_stub(path: AnyPath, remote: Remote, expected: FileState, *, durable: b
     inode, seen = read_inode_at(place)
     _become_stub(place, inode, seen, expected, remote, "etag", same_bytes=False, durable=durable)
     collect(place.store, inode.file_id, grace_s=Options.make().grace_s)
+
+
+def remove_if(path: AnyPath, expected: FileState) -> bool:
+    """Remove a file's name, if its content is still what `expected` says and nobody is writing it; durable.
+
+    Returns
+    -------
+    bool
+        False: it changed, or the name leads elsewhere. Nothing was done.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such name.
+    BlockingIOError
+        Another process has the file open for writing.
+    """
+    place = locate(path, follow=False)
+    inode, seen = read_inode_at(place)
+    with _alone(place, inode, seen, expected.tx) as held:
+        if held is None or not is_named(place, seen):
+            return False
+        with naming(place.path):
+            os.unlink(place.path)
+            fsync_directory(place.directory)
+    collect_removed(place.store, inode.file_id)
+    return True
 
 
 def _become_stub(
@@ -311,18 +355,59 @@ def _publish(
     inode: Inode,
     seen: os.stat_result,
     onto: Remote | bytes,
-    propose: Callable[[Transaction], Proposal],
+    propose: Callable[[Transaction], Proposal | None],
     *,
     durable: bool,
     check: Callable[[Header], None] | None = None,
+    afterwards: Callable[[], None] | None = None,
 ) -> bool:
-    """Commit, if the head is still `onto` (a stub of that remote, or that transaction's) and nobody else is at it; else False."""
+    """Commit, if the head is still `onto` and nobody else is at it; else False, as where there is nothing to propose.
+
+    Parameters
+    ----------
+    afterwards : callable, optional
+        Called after the commit, while the transaction still keeps collectors away.
+    """
+    options = Options.make({"durability": "full" if durable else "none", "retries": 0})
+    with _alone(place, inode, seen, onto) as held:
+        if held is None:
+            return False
+        tx, base = held
+        proposal = propose(tx)
+        if proposal is None:
+            return False
+        times = os.stat(os.path.join(tx.directory, "inode"))
+        try:
+            commit(place.store, tx, base, proposal, base.layout, options, place.path, _no_rewrite, check=check).close()
+        except ConflictError:  # it would be kept for a week
+            discard(place.store, inode.file_id, tx.id)
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(os.path.join(tx.directory, "inode"), ns=(times.st_atime_ns, times.st_mtime_ns))
+        if afterwards is not None:
+            afterwards()
+    return True
+
+
+@contextlib.contextmanager
+def _alone(
+    place: Place, inode: Inode, seen: os.stat_result, onto: Remote | bytes
+) -> Iterator[tuple[Transaction, Generation] | None]:
+    """Hold a registered transaction beside which nobody else is open; None where the head is not `onto` (a stub of that remote, or that
+    transaction's). It ends with the block: committed, if it was linked, else discarded.
+
+    Raises
+    ------
+    BlockingIOError
+        Another process has the file open for writing.
+    """
     store = place.store
     store.check_writable()
     try:
         tx = register(store, inode, place.path, seen, 1)
     except MovedError:
-        return False
+        yield None
+        return
     try:
         refuse_others(tx, place.path)
         base, highest = base_of(store, inode, place.path, lambda: is_named(place, seen))
@@ -331,22 +416,12 @@ def _publish(
             if isinstance(onto, Remote):
                 same = base.remote is not None and base.remote.identity == onto.identity
             if not same:
-                tx.discard()
-                return False
+                yield None
+                return
             tx.record_base(base.number, highest)
-            options = Options.make({"durability": "full" if durable else "none", "retries": 0})
-            times = os.stat(os.path.join(tx.directory, "inode"))
-            commit(store, tx, base, propose(tx), base.layout, options, place.path, _no_rewrite, check=check).close()
-            with contextlib.suppress(OSError):
-                os.utime(os.path.join(tx.directory, "inode"), ns=(times.st_atime_ns, times.st_mtime_ns))
-    except ConflictError:  # it would be kept for a week
-        discard(store, inode.file_id, tx.id)
-        return False
-    except BaseException:
-        tx.discard()
-        raise
-    tx.unname()
-    return True
+            yield tx, base
+    finally:
+        tx.discard()  # which lists first, and removes nothing of one that was committed
 
 
 def _no_rewrite(stripes: Array, data: Array, offsets: Array, raw: Array) -> tuple[Array, Array]:
