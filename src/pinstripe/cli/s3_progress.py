@@ -65,10 +65,10 @@ def phase_text(events: Events, seconds: float) -> str:
     """
     files, size = events.phase_files, events.phase_bytes
     # What a rank is to do is a guess: others may leave it more, or less.
-    of_files = f" of {events.expected_files}" if (events.expected_files or 0) >= max(files, 1) else ""
-    parts = [f"{files}{of_files} files"]
-    if size or events.expected_bytes:
-        of = f" of {size_text(events.expected_bytes)}" if (events.expected_bytes or 0) >= max(size, 1) else ""
+    all_files, all_bytes = events.expected_files or 0, events.expected_bytes or 0
+    parts = [f"{files}{f' of {all_files}' if all_files >= max(files, 1) else ''} files"]
+    if size or all_bytes:
+        of = f" of {size_text(all_bytes)}" if all_bytes >= max(size, 1) else ""
         parts.append(f"{size_text(size)}{of}")
         if seconds > 0:
             parts.append(f"{size / seconds / 1e9:.2f} GB/s")
