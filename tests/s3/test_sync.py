@@ -453,6 +453,118 @@ def test_a_directory_that_cannot_be_looked_into_removes_nothing(linked: Pair, mo
     assert linked.there() == {"x/a": OLD}
 
 
+# --- files that were moved ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["stub", "loaded", "released"])
+def test_a_moved_file_keeps_its_object_until_it_has_another(linked: Pair, state: str) -> None:
+    linked.put("x/a", OLD)
+    linked.sync()
+    if state != "stub":
+        with pinstripe.open(linked.path("x/a"), "rb") as file:
+            file.read(10 if state == "loaded" else -1)
+    if state == "released":
+        linked.release("x/a")
+    linked.link(quiet_s=3600.0)
+    pinstripe.rename(linked.path("x"), linked.path("y"))
+    events = Telling()
+    linked.sync(events=events)
+    assert linked.there() == {"x/a": OLD}
+    assert any("not deleted" in note and "y/a" in note for note in events.notes)
+    linked.link(quiet_s=0.0)
+    for _ in range(2):
+        linked.sync()
+    assert linked.there() == {"y/a": OLD}
+    assert linked.read("y/a") == OLD
+    assert linked.sync().files == 0
+
+
+@pytest.mark.parametrize("how", ["stub", "loaded", "released", "directory", "link"])
+def test_a_file_that_was_moved_out_of_its_link_keeps_its_object(linked: Pair, how: str) -> None:
+    long = OLD * 30
+    linked.put("x/a", long)
+    linked.put("k", NEW)
+    linked.sync()
+    path, saved = linked.path("x/a"), os.path.join(linked.store.root, "saved")
+    if how in ("loaded", "released"):
+        with pinstripe.open(path, "rb") as file:
+            file.read(-1 if how == "released" else 10)
+    assert linked.state("x/a").is_stub == (how != "released")
+    if how == "released":
+        linked.release("x/a")
+    linked.sync()
+    if how == "directory":
+        pinstripe.rename(linked.path("x"), saved)
+        saved = os.path.join(saved, "a")
+    elif how == "link":
+        os.link(path, saved)
+        linked.remove("x/a")
+    else:
+        pinstripe.rename(path, saved)
+    for _ in range(2):
+        linked.sync()
+        assert linked.there()["x/a"] == long
+    with pinstripe.open(saved, "rb") as file:
+        assert file.read() == long
+    pinstripe.remove(saved)
+    linked.sync()
+    assert "x/a" not in linked.there()
+
+
+def test_what_cannot_be_looked_at_is_not_deleted(linked: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    linked.put("a", OLD)
+    linked.put("k", NEW)
+    linked.sync()
+    linked.remove("a")
+    pinstripe.mkdir(os.path.join(linked.store.root, "closed"))
+    real = pinstripe.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("/closed"):
+            raise PermissionError(13, "no", str(path))
+        return real(path)
+
+    events = Telling()
+    with monkeypatch.context() as patch:
+        patch.setattr("pinstripe.store.listing.scandir", scandir)
+        linked.sync(events=events)
+    assert linked.there() == {"a": OLD, "k": NEW}
+    assert any("cannot be told" in note for note in events.notes)
+    linked.sync()
+    assert linked.there() == {"k": NEW}
+
+
+def test_a_whole_file_that_was_moved_out_of_its_link_is_pinned(linked: Pair) -> None:
+    in_step(linked)
+    saved = os.path.join(linked.store.root, "saved")
+    pinstripe.rename(linked.path("a"), saved)
+    linked.sync()
+    assert linked.there() == {}
+    assert "pinned" in state_of(saved).why_not_released
+
+
+def test_a_moved_file_and_another_object_of_its_new_name_are_a_conflict(linked: Pair) -> None:
+    in_step(linked)
+    pinstripe.rename(linked.path("a"), linked.path("b"))
+    linked.put("b", OTHER)
+    for _ in range(2):
+        linked.sync(code=3)
+        assert (linked.read("b"), linked.there()["b"]) == (OLD, OTHER)
+
+
+def test_two_names_of_one_file_and_other_objects_of_both_lose_nothing(linked: Pair) -> None:
+    linked.write("a", OLD)
+    os.link(linked.path("a"), linked.path("b"))
+    linked.sync()
+    base = linked.state("a").base
+    assert base is not None
+    other = "a" if base.remote.key == "p/b" else "b"
+    linked.put(other, OTHER)
+    linked.sync(code=3)
+    assert linked.read("a") == linked.read("b") == OLD
+    assert linked.there()[other] == OTHER
+
+
 # --- directories and symlinks ------------------------------------------------------------------------------------------
 
 

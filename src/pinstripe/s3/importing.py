@@ -40,6 +40,7 @@ from .probe import capabilities_of
 from .reports import Line
 
 __all__ = [
+    "LOST_FOUND",
     "Here",
     "choose",
     "described",
@@ -58,7 +59,7 @@ __all__ = [
 
 THREADS = 8
 BATCH = 32
-_LOST_FOUND = "lost+found"
+LOST_FOUND = "lost+found"
 _SECOND_NS = 10**9
 
 
@@ -174,13 +175,12 @@ class Here:
     kind: str
     state: FileState | None = None
 
-    @property
-    def local(self) -> LocalState:
-        """Return it as the table of conflicts has it."""
+    def local(self, bucket: str, key: str) -> LocalState:
+        """Return it as the table of conflicts has it, for the object that it is tied to: another's file, moved or linked here, is new."""
         state = self.state
         if state is None:
             return LocalState("absent" if self.kind == "absent" else "new")
-        if state.base is None:
+        if state.base is None or (state.base.remote.bucket, state.base.remote.key) != (bucket, key):
             return LocalState("new", noexport=state.noexport)
         flags = {"noexport": state.noexport, "norelease": state.norelease}
         if not state.archived:
@@ -388,7 +388,7 @@ class _Import:
             return None
         if here.holds(remote):
             return self._same(place, here, info)
-        local, was = here.local, self.known.get(path)
+        local, was = here.local(self.bucket, info.key), self.known.get(path)
         if here.kind == "symlink" and was is not None:
             if was == info.etag:
                 return self.events.skipped(place.path)
@@ -398,7 +398,7 @@ class _Import:
         elif here.kind == "absent" and "new" not in self.policy.import_:
             return self.events.skipped(place.path)
         attributes, body = self._attributes(info), b""
-        if self.attributes or here.kind == "symlink" or here.local.content != "absent":
+        if self.attributes or here.kind == "symlink" or here.kind != "absent":
             info = info if is_described(info) else self.client.head(self.bucket, info.key)
             remote = info.remote(self.bucket, self.endpoint)
             attributes = self._attributes(info)
@@ -518,14 +518,14 @@ class _Import:
             raise ConflictError("a file of this name was made meanwhile", path=place.path) from error
 
     def _set_aside(self, place: Place) -> None:
-        directory = os.path.join(place.store.meta, _LOST_FOUND)
+        directory = os.path.join(place.store.meta, LOST_FOUND)
         for number in range(1000):
             name = f"{place.name}.{number}" if number else place.name
             aside = Place(place.store, os.path.join(directory, name), directory, name)
             if not os.path.lexists(aside.path):
                 namespace.rename(place, aside)
                 return
-        raise ConflictError(f"too many files of this name in {META}/{_LOST_FOUND}", path=place.path)
+        raise ConflictError(f"too many files of this name in {META}/{LOST_FOUND}", path=place.path)
 
     # --- what is gone -------------------------------------------------------------------------------------------------
 
@@ -555,7 +555,7 @@ class _Import:
         key = self.prefix + place.path[len(self._root()) + 1 :]
         if here.state is None or base is None or (base.remote.bucket, base.remote.key) != (self.bucket, key):
             return False
-        action = decide(here.local, RemoteState("absent"), self.policy)
+        action = decide(here.local(self.bucket, key), RemoteState("absent"), self.policy)
         known = here.state.flags
         if action.verb == "nothing" or (action.verb == "lose" and "lost" in known):
             return False

@@ -45,6 +45,9 @@ class Known:
     released : dict
         Files, by id in hex, whose bytes a collector may free when the grace time is over: when they were released, in nanoseconds since
         1970, and how many bytes that frees.
+    files : dict
+        Of each file the id, in hex; and the length of its inode, 0 where it has a directory of generations: by these it is found where it
+        lies under another name now.
     """
 
     names: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -52,6 +55,7 @@ class Known:
     kept: dict[str, str] = dataclasses.field(default_factory=dict)
     conflicts: list[str] = dataclasses.field(default_factory=list)
     released: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    files: dict[str, tuple[str, int]] = dataclasses.field(default_factory=dict)
 
     @property
     def pending_bytes(self) -> int:
@@ -70,12 +74,18 @@ class Known:
                 {str(name): str(tx) for name, tx in values["kept"].items()},
                 [str(name) for name in values["conflicts"]],
                 {str(id): (int(at_ns), int(size)) for id, (at_ns, size) in values["released"].items()},
+                {str(name): (str(id), int(size)) for name, (id, size) in values.get("files", {}).items()},
             )
         except FileNotFoundError:
             return cls()
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls()
         return known
+
+    def forget(self, name: str) -> None:
+        """Drop all that is known of a name."""
+        for kept in (self.names, self.marks, self.kept, self.files):
+            kept.pop(name, None)
 
     def write(self, link: Link) -> None:
         """Replace the link's record, in one step."""

@@ -1,7 +1,8 @@
 """Syncing: one round that brings linked directories and their buckets in step, both ways, as each link's policy says.
 
-Of one link, in this order: what was removed here is removed there; what is new, changed or gone there is imported; what is new or was changed
-here, and has rested for a while, is exported; files are released if the targets are full. What one link's bucket refuses holds no other link up.
+Of one link, in this order: what is new, changed or gone there is imported; what is new or was changed here, and has rested for a while, is
+exported; what was removed here is removed there, unless a file under another name still needs it; files are released if the targets are full.
+What one link's bucket refuses holds no other link up.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from ..errors import ArgumentError, ConditionError, Error, RemoteError
+from ..errors import ArgumentError, ConditionError, Error, NamespaceError, RemoteError
 from ..options import Options
 from ..store import namespace
 from ..store.collect import collect
 from ..store.inode_file import read_inode_at
 from ..store.place import AnyPath, Place, locate
-from ..store.state import FileState, state_of
+from ..store.state import FileState, set_flags, state_of
 from ..store.store import Store, is_store
 from .agent_lock import AgentLock
 from .client import Client
@@ -28,8 +29,9 @@ from .conflicts import LocalState, Policy, RemoteState, decide
 from .events import Events, Summary
 from .export_plan import DEFAULT_DIRECTORY_MODE
 from .exporting import export
-from .importing import import_objects
+from .importing import LOST_FOUND, import_objects
 from .known import NOEXPORT, Known, forget_ended
+from .landing import parents
 from .links import Link, link_of, links
 from .names import path_problem
 from .objects import ObjectInfo
@@ -180,11 +182,69 @@ class _Scan:
         """Tell whether a name that was there is, for certain, not there any more."""
         return name not in self.names and not any(name.startswith(above) for above in self.blind)
 
+    def is_in_the_way(self, name: str) -> bool:
+        """Tell whether a name that is gone, or one above it, is of another kind now."""
+        bare = name.rstrip("/")
+        parts = bare.split("/")
+        return (
+            f"{bare}/" in self.names
+            or bare in self.names
+            or any("/".join(parts[:count]) in self.names for count in range(1, len(parts)))
+        )
+
+
+@dataclasses.dataclass(slots=True)
+class _Needs:
+    """Which files need, or equal, objects of names that are gone.
+
+    Attributes
+    ----------
+    bucket : str
+    names : dict
+        Names that are gone and were files, by key.
+    files : dict
+        By name: what is known of a file that was moved, and whether this link will give it an object of its own.
+    sought : set of str
+        Names whose files could only be found by looking everywhere.
+    is_blind : bool
+        Whether something could not be looked at.
+    unknown : set of str
+        Names of which it cannot be told whether a file needs their objects.
+    """
+
+    bucket: str
+    names: dict[str, str]
+    files: dict[str, list[tuple[FileState, bool]]] = dataclasses.field(default_factory=dict)
+    sought: set[str] = dataclasses.field(default_factory=set)
+    is_blind: bool = False
+    unknown: set[str] = dataclasses.field(default_factory=set)
+
+    def add(self, state: FileState, *, is_sent: bool = False) -> None:
+        """Note a file, if it is one of these."""
+        remote = state.base.remote if state.base is not None and state.archived else None
+        if remote is None or remote.bucket != self.bucket:
+            return
+        name = self.names.get(remote.key)
+        if name is not None:
+            self.files.setdefault(name, []).append((state, is_sent))
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Within, what is gone, or none of the store's files, is passed over; what cannot be looked at is noted."""
+        try:
+            yield
+        except (FileNotFoundError, NamespaceError):
+            pass
+        except (Error, OSError):
+            self.is_blind = True
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _FileIs:
     """What a file was found to be, and until when that holds: while the name and its directory of generations look the same."""
 
+    id: str
+    inode_bytes: int
     signature: tuple[int, ...]
     directory: str
     directory_ns: int
@@ -219,6 +279,7 @@ class LinkSync:
     def __init__(self, link: Link) -> None:
         self.link = link
         self._files: dict[str, _FileIs] = {}
+        self._said: set[str] = set()
 
     def round(self, events: Events, *, dry_run: bool = False, lists: bool = True, pending_bytes: int = 0) -> Step:
         """Do one round. What fails is told, and the rest goes on.
@@ -245,13 +306,14 @@ class LinkSync:
             if is_passing(error):
                 events.interrupted()
             events.failed(self.link.directory, error)
-        failures = events.failures[before:]
-        in_conflict = {one.path for one in failures if one.code == 3}
-        step.conflicts = len(in_conflict)
-        step.failed = len([one for one in failures if one.code != 3])
-        if not dry_run:
-            known.conflicts = sorted({*known.conflicts, *(self._relative(path) for path in in_conflict)})
-            known.write(self.link)
+        finally:  # an interrupt too: what was done is known
+            failures = events.failures[before:]
+            in_conflict = {one.path for one in failures if one.code == 3}
+            step.conflicts = len(in_conflict)
+            step.failed = len([one for one in failures if one.code != 3])
+            if not dry_run:
+                known.conflicts = sorted({*known.conflicts, *(self._relative(path) for path in in_conflict)})
+                known.write(self.link)
         return step
 
     def _round(
@@ -264,7 +326,7 @@ class LinkSync:
         step.pending_bytes = known.pending_bytes
         if "deleted" in link.export:
             with _counting(events) as count:
-                self._delete(known, self._scan(), events, dry_run=dry_run)
+                self._delete(known, self._scan(), events, dry_run=dry_run, only_in_the_way=True)
             step.deleted = count()[0]
         if link.import_ and lists:
             with _counting(events) as count:
@@ -287,6 +349,10 @@ class LinkSync:
         step.dirty_files, step.dirty_bytes = waiting.files, waiting.bytes
         if not dry_run:
             self._note(known, scan, set(due.values()))
+        if "deleted" in link.export:
+            with _counting(events) as count:
+                self._delete(known, scan, events, dry_run=dry_run)
+            step.deleted += count()[0]
         options = link.options
         if options.high:
             done = evict(
@@ -376,19 +442,24 @@ class LinkSync:
         scan.names[name] = _Seen("directory", (seen.st_ino,), changed_ns, mode << 1 | is_empty, needs)
 
     def _state(self, name: str, seen: _Seen) -> FileState:
-        """Find out a file's state, or remember it."""
+        return self._is(name, seen).state
+
+    def _is(self, name: str, seen: _Seen) -> _FileIs:
+        """Find out what a file is, or remember it."""
         was = self._files.get(name)
         if was is not None and was.signature == seen.signature and _time_of(was.directory) == was.directory_ns:
-            return was.state
+            return was
         place = self._place(name)
-        directory = self.link.store.file_directory(read_inode_at(place)[0].file_id)
+        inode, found = read_inode_at(place)
+        directory = self.link.store.file_directory(inode.file_id)
         directory_ns = _time_of(directory)  # before it is looked into
-        state = state_of(place)
+        inode_bytes = 0 if directory_ns else found.st_size
+        now = _FileIs(inode.file_id.hex(), inode_bytes, seen.signature, directory, directory_ns, state_of(place))
         if time.time_ns() - max(directory_ns, seen.changed_ns) < _TICK_NS:
             self._files.pop(name, None)  # a change within the clock's next tick would not show
-            return state
-        self._files[name] = _FileIs(seen.signature, directory, directory_ns, state)
-        return state
+        else:
+            self._files[name] = now
+        return now
 
     def _place(self, name: str) -> Place:
         path = self._path(name)
@@ -446,11 +517,24 @@ class LinkSync:
 
     # --- what was removed here ---------------------------------------------------------------------------------------
 
-    def _delete(self, known: Known, scan: _Scan, events: Events, *, dry_run: bool) -> None:
-        """Delete the objects of names that were removed here, unless they are others by now."""
-        gone = [name for name in known.names if scan.is_gone(name)]
+    def _delete(
+        self, known: Known, scan: _Scan, events: Events, *, dry_run: bool, only_in_the_way: bool = False
+    ) -> None:
+        """Delete the objects of names that were removed here, unless they are others by now, or a file still needs them.
+
+        Parameters
+        ----------
+        only_in_the_way : bool
+            Only those whose name, or one above it, is of another kind now: the rest comes when all else is done.
+        """
+        gone = [
+            name for name in known.names if scan.is_gone(name) and (not only_in_the_way or scan.is_in_the_way(name))
+        ]
         if not gone:
             return
+        scan = self._scan()  # a file that was moved while the first was made may be in neither of its directories there
+        gone = [name for name in gone if scan.is_gone(name)]
+        needs = self._needs(known, gone, scan)
         events.phase("delete", len(gone))
         client = Client.of(self.link.endpoint)
         client.capabilities = capabilities_of(
@@ -459,19 +543,18 @@ class LinkSync:
 
         def one(name: str) -> None:
             try:
-                if self._delete_one(client, known, name, events, dry_run=dry_run):
-                    known.names.pop(name)
-                    known.marks.pop(name, None)
-                    known.kept.pop(name, None)
+                if self._delete_one(client, known, name, needs, events, dry_run=dry_run):
+                    known.forget(name)
             except (Error, OSError) as error:
                 if is_passing(error):  # it would be the same for all others
                     raise
                 events.failed(self._path(name), error)
 
-        for chosen in (
-            [name for name in gone if not name.endswith("/")],
-            [name for name in gone if name.endswith("/")],
-        ):
+        for is_directory in (False, True):
+            chosen = [name for name in gone if name.endswith("/") == is_directory]
+            if is_directory:  # one stays as long as a file that lay in it
+                above = set(parents(name for name in known.names if not name.endswith("/")))
+                chosen = [name for name in chosen if name[:-1] not in above]
             with ThreadPoolExecutor(_THREADS, "pinstripe-delete") as pool:
                 try:
                     list(pool.map(one, chosen))
@@ -479,7 +562,9 @@ class LinkSync:
                     pool.shutdown(cancel_futures=True)
                     raise
 
-    def _delete_one(self, client: Client, known: Known, name: str, events: Events, *, dry_run: bool) -> bool:
+    def _delete_one(
+        self, client: Client, known: Known, name: str, needs: _Needs, events: Events, *, dry_run: bool
+    ) -> bool:
         """See to one name that was removed; return whether it can be forgotten."""
         link, path = self.link, self._path(name)
         key = link.prefix + name
@@ -491,13 +576,16 @@ class LinkSync:
             return False
         if action.verb != "delete-remote" or found is None:
             return action.verb == "forget"
+        if not self._may_delete(name, key, needs, events, dry_run=dry_run):
+            return False
         if dry_run:
             events.planned("delete", f"s3://{link.bucket}/{key}", found.size, action.reason)
             return False
         if namespace.lexists(place := self._place(name)) and os.path.isdir(place) == name.endswith("/"):
             return False  # it is there again
         try:
-            client.delete(link.bucket, key, if_match=found.etag)
+            # No condition for a bare directory: services make such objects, and their ETags, as they like.
+            client.delete(link.bucket, key, if_match="" if name.endswith("/") else found.etag)
         except ConditionError:
             if _look(client, link.bucket, key) is not None:
                 events.conflict(path, f"the file was removed, but its object changes (s3://{link.bucket}/{key})")
@@ -508,6 +596,101 @@ class LinkSync:
             client.delete(link.bucket, key)
         events.advance(files=1)
         return True
+
+    def _may_delete(self, name: str, key: str, needs: _Needs, events: Events, *, dry_run: bool) -> bool:
+        """Tell whether no file needs the object of a name that is gone; pin those that hold its bytes, which the bucket will not."""
+        url, meta = f"s3://{self.link.bucket}/{key}", f"{self.link.store.meta}/files/"
+        if name in needs.unknown:
+            self._say(
+                events, f"{url} is not deleted: it cannot be told whether {self._path(name)} was removed or moved"
+            )
+            return False
+        for state, is_sent in needs.files.get(name, ()):
+            if state.is_stub or is_sent:
+                what = "a file that was moved" if state.path.startswith(meta) else state.path
+                why = "its bytes are nowhere else" if state.is_stub else "it has no other object yet"
+                self._say(events, f"{url} is not deleted: {what} is a file of it, and {why}")
+                return False
+        if not dry_run:
+            for state, _ in needs.files.get(name, ()):
+                place = Place(self.link.store, state.path, *os.path.split(state.path))
+                set_flags(place, add=["norelease"])
+                now = state_of(place)
+                if now.is_stub and now.base == state.base:  # it was released meanwhile
+                    return False
+                what = "a file that was moved" if state.path.startswith(meta) else state.path
+                events.note(f"{what}: pinned, for {url}, which holds its bytes too, is deleted")
+        return True
+
+    def _say(self, events: Events, text: str) -> None:
+        """Tell what holds for many rounds once."""
+        if text not in self._said:
+            self._said.add(text)
+            events.note(text)
+
+    # --- files that were moved ---------------------------------------------------------------------------------------
+
+    def _needs(self, known: Known, gone: list[str], scan: _Scan) -> _Needs:
+        """Find files that were moved, and are, or equal, an object of a name that is gone."""
+        needs = _Needs(self.link.bucket, {self.link.prefix + name: name for name in gone if _is_file(known, name)})
+        if not needs.names:
+            return needs
+        sends = "new" in self.link.export
+        for name, seen in scan.names.items():
+            if seen.kind == "file":
+                with needs.looking():
+                    state = self._state(name, seen)
+                    needs.add(state, is_sent=sends and not state.noexport)
+        needs.is_blind = needs.is_blind or bool(scan.blind)
+        sizes: set[int] = set()
+        for name in needs.names.values():
+            id, size = known.files.get(name, ("", -1))
+            if (not id or not self._is_found_by_id(id, name, needs)) and size:
+                sizes.add(size)
+                needs.sought.add(name)
+        if sizes:
+            self._seek(sizes, needs)
+        if needs.is_blind:
+            needs.unknown |= needs.sought
+        return needs
+
+    def _is_found_by_id(self, id: str, name: str, needs: _Needs) -> bool:
+        """Look at the file of an id, which its directory of generations holds under all its names; return whether there is one."""
+        directory = self.link.store.file_directory(bytes.fromhex(id))
+        place = Place(self.link.store, os.path.join(directory, "inode"), directory, "inode")
+        try:
+            if os.lstat(place.path).st_nlink > 1:
+                needs.add(state_of(place))
+        except FileNotFoundError:
+            return False
+        except (Error, OSError):
+            needs.unknown.add(name)
+        return True
+
+    def _seek(self, sizes: set[int], needs: _Needs) -> None:
+        """Look for files by the length of their inodes, in the whole store: a stub that nobody read is known by its name only."""
+        store = self.link.store
+
+        def blind(error: OSError) -> None:
+            if not isinstance(error, FileNotFoundError):
+                needs.is_blind = True
+
+        def walk() -> Iterator[tuple[str, list[str]]]:
+            for top, directories, names in namespace.walk(store.root, onerror=blind):
+                directories[:] = [one for one in directories if os.path.join(top, one) != self.link.directory]
+                if top != self.link.directory:
+                    yield top, names
+            aside = os.path.join(store.meta, LOST_FOUND)
+            if os.path.isdir(aside):
+                yield aside, os.listdir(aside)
+
+        for top, names in walk():
+            for name in names:
+                place = Place(store, os.path.join(top, name), top, name)
+                with needs.looking():
+                    seen = os.lstat(place.path)
+                    if stat_module.S_ISREG(seen.st_mode) and (-1 in sizes or seen.st_size in sizes):
+                        needs.add(state_of(place))
 
     # --- what is written down ----------------------------------------------------------------------------------------
 
@@ -540,12 +723,14 @@ class LinkSync:
 
     def _note_file(self, known: Known, name: str, seen: _Seen, *, is_sent: bool) -> None:
         try:
-            state = self._state(name, seen)
+            now = self._is(name, seen)
         except (Error, OSError):  # gone by now, or unreadable: what was known stays
             return
+        state = now.state
         known.marks.pop(name, None)
         if self._is_base(state, name) and state.base is not None:
             known.names[name] = state.base.remote.etag
+            known.files[name] = now.id, now.inode_bytes
             if state.noexport:
                 known.marks[name] = NOEXPORT
         was_kept = known.kept.pop(name, "")
@@ -553,6 +738,11 @@ class LinkSync:
             known.conflicts.append(name)
             if was_kept == state.tx.hex() or (is_sent and self.link.options.if_conflict == "keep-both"):
                 known.kept[name] = state.tx.hex()
+
+
+def _is_file(known: Known, name: str) -> bool:
+    """Tell whether a name that is known was a file: no directory, and no symlink, which has a mark of its own."""
+    return not name.endswith("/") and known.marks.get(name, NOEXPORT) == NOEXPORT
 
 
 def _event_of(known: Known, name: str) -> str:
