@@ -172,6 +172,72 @@ def test_the_object_may_win_and_the_file_is_kept_aside(
     assert os.listdir(f"{store.meta}/lost+found") == ["a"]
 
 
+def test_what_is_written_while_a_deletion_is_imported_stays(
+    linked: Link, store: Store, client: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{store.root}/in/a"
+    put(client, bucket, "p/a", b"old" * 50_000)
+    put(client, bucket, "p/b", b"b")
+    import_link(store, linked)
+    client.delete_object(Bucket=bucket, Key="p/a")
+    real = Client.head
+
+    def head(self: Client, bucket: str, key: str, **more: Any) -> ObjectInfo:
+        write(path, b"precious" * 50_000)
+        return real(self, bucket, key, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "head", head)
+        assert import_link(store, linked).exit_code == 3
+    assert read(path) == b"precious" * 50_000
+
+
+def test_a_file_that_is_open_for_writing_stays_when_its_object_is_deleted(
+    linked: Link, store: Store, client: Any, bucket: str
+) -> None:
+    path = f"{store.root}/in/a"
+    put(client, bucket, "p/a", b"old" * 50_000)
+    put(client, bucket, "p/b", b"b")
+    import_link(store, linked)
+    with pinstripe.open(path, "r+b") as file:
+        file.write(b"precious")
+        client.delete_object(Bucket=bucket, Key="p/a")
+        assert import_link(store, linked).exit_code != 0
+    assert read(path).startswith(b"precious")
+
+
+def test_a_file_that_is_written_while_a_symlink_takes_its_name_stays(
+    linked: Link, store: Store, client: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{store.root}/in/a"
+    put(client, bucket, "p/a", b"old" * 50_000)
+    import_link(store, linked)
+    put(client, bucket, "p/a", b"b", Metadata=FSX | {"file-permissions": "0120777"})
+    real = Client.get
+
+    def get(self: Client, *arguments: Any, **more: Any) -> Any:
+        write(path, b"precious" * 50_000)
+        return real(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Client, "get", get)
+        assert import_link(store, linked).exit_code == 3
+    assert read(path) == b"precious" * 50_000
+
+
+def test_a_symlink_that_is_refused_takes_no_file_along(linked: Link, store: Store, client: Any, bucket: str) -> None:
+    path = f"{store.root}/in/a"
+    put(client, bucket, "p/a", b"bytes" * 50_000)
+    import_link(store, linked)
+    assert read(path) == b"bytes" * 50_000
+    put(client, bucket, "p/a", b"/etc/passwd", Metadata=FSX | {"file-permissions": "0120777"})
+    assert import_link(store, linked).exit_code == 1
+    assert read(path) == b"bytes" * 50_000
+    put(client, bucket, "p/a", b"b", Metadata=FSX | {"file-permissions": "0120777"})
+    assert import_link(store, linked).exit_code == 0
+    assert os.readlink(path) == "b"
+
+
 def test_a_file_with_the_objects_bytes_is_its_file(linked: Link, store: Store, client: Any, bucket: str) -> None:
     put(client, bucket, "p/a", b"the same")
     write(f"{store.root}/in/a", b"the same")

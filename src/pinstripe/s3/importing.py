@@ -18,10 +18,10 @@ from typing import Any
 from ..errors import ArgumentError, ConflictError, Error, RemoteError
 from ..format.remote import Endpoint, Remote
 from ..store import namespace
-from ..store.place import AnyPath, Place
+from ..store.place import AnyPath, Place, check_symlink
 from ..store.state import FileState, content_crc, record_base, set_flags, state_of
 from ..store.store import META, Store
-from ..store.stub import make_stub, renew_stub
+from ..store.stub import make_stub, remove_if, renew_stub
 from ..store.team import SERIAL, Team
 from ..store.telling import gather_json, tell_json
 from ..store.work_queue import WorkQueue, work_through
@@ -485,18 +485,14 @@ class _Import:
         if verb == "record" and here.state is not None:
             record_base(place, remote, here.state.tx)
         elif attributes.kind == "symlink":
-            target = make_link(body)
-            if here.kind != "absent":
-                self._set_aside(place) if verb == "take-remote" else namespace.remove(place)
-            assert self.landing is not None
-            self.landing.symlink(path, target)
+            self._link(place, path, here, verb, make_link(body))
             give_attributes(place, attributes)
         elif verb == "renew" and here.state is not None:
             renew_stub(place, remote, here.state, durable=False)
             give_attributes(place, attributes)
         else:
             if here.kind != "absent":
-                self._set_aside(place) if verb == "take-remote" else namespace.remove(place)
+                self._set_aside(place) if verb == "take-remote" else self._remove(place, here)
             self._stub(place, path, remote, attributes)
         return self.events.advance(files=1)
 
@@ -516,6 +512,25 @@ class _Import:
             )
         except FileExistsError as error:
             raise ConflictError("a file of this name was made meanwhile", path=place.path) from error
+
+    def _link(self, place: Place, path: str, here: Here, verb: str, target: str) -> None:
+        """Make a symlink in place of what is there; one that may not be made takes nothing along."""
+        check_symlink(Place(place.store, place.directory, "", ""), target)
+        is_replaced = False
+        if here.kind != "absent" and verb == "take-remote":
+            self._set_aside(place)
+        elif here.kind == "file":
+            self._remove(place, here)
+        else:
+            is_replaced = here.kind == "symlink"
+        self._landed().symlink(path, target, replace=is_replaced)
+
+    def _remove(self, place: Place, here: Here) -> None:
+        """Remove a name, if it is still what was looked at: what is written meanwhile stays."""
+        if here.state is None:
+            namespace.remove(place)
+        elif not remove_if(place, here.state):
+            raise ConflictError("the file changed meanwhile: it stays", path=place.path)
 
     def _set_aside(self, place: Place) -> None:
         directory = os.path.join(place.store.meta, LOST_FOUND)
@@ -576,7 +591,7 @@ class _Import:
             self.events.planned(action.verb, place.path, 0, action.reason)
             return False
         if action.verb == "remove":
-            namespace.remove(place)
+            self._remove(place, here)
         elif action.verb in ("lose", "detach"):
             set_flags(place, add=["lost" if action.verb == "lose" else "noexport"])
             self.events.note(f"{place.path}: {action.reason}")
