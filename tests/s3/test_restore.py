@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ from pinstripe.s3.events import Events
 from pinstripe.s3.links import link
 from pinstripe.s3.restoring import restore, stage_in
 from pinstripe.s3.source import open_source
+from pinstripe.store.inode_file import read_inode_at
+from pinstripe.store.newfile import give_directory
+from pinstripe.store.place import locate
+from pinstripe.store.registering import register
 from pinstripe.store.residency import Residency
 from pinstripe.store.state import state_of
 from pinstripe.store.store import Store
@@ -152,6 +157,21 @@ def test_a_file_that_is_open_for_writing_is_busy(tree: str) -> None:
         summary = restore([path])
         assert summary.exit_code == 1
     assert read(path) == b"new"
+
+
+@pytest.mark.parametrize("size", [1_000_000, 40 << 20])
+def test_a_reader_that_promotes_the_file_is_waited_for(tree: str, store: Store, size: int) -> None:
+    path = f"{tree}/d0/f{size}"
+    inode, seen = read_inode_at(locate(path))
+    give_directory(store, inode, path, seen)
+    promotes = register(store, inode, path, seen, 1)
+    ends = threading.Timer(0.5, promotes.discard)
+    ends.start()
+    events = Events()
+    summary = restore([path], events=events)
+    ends.join()
+    assert (summary.files, [failure.text for failure in events.failures]) == (1, [])
+    assert not state_of(path).is_stub
 
 
 def test_a_link_says_how_its_stubs_are_reached(

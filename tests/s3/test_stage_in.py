@@ -428,6 +428,50 @@ def test_a_symlink_that_is_refused_leaves_the_file_whose_place_it_would_take(
     assert not hidden(store)
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("write_inode", 100)]
+    + [(name, size) for name in ("make_stub", "promote", "put_name") for size in (300_000, 33 << 20)]
+    + [("_load", size) for size in (9 << 20, 33 << 20)],
+)
+def test_another_run_that_is_faster_is_no_failure(
+    store: Store, client: Any, bucket: str, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, name: str, size: int
+) -> None:
+    data = RANDOM.randbytes(size)
+    put(client, bucket, "f", data)
+    real = getattr(restoring, name)
+
+    def second(*arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(restoring, name, real)
+        assert stage_in(f"s3://{bucket}", store.root, endpoint=endpoint).files == 1
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(restoring, name, second)
+    events = Events()
+    summary = stage_in(f"s3://{bucket}", store.root, endpoint=endpoint, events=events)
+    assert (summary.exit_code, [failure.text for failure in events.failures]) == (0, [])
+    assert summary.files + summary.skipped == 1
+    assert getattr(restoring, name) is real
+    assert read(f"{store.root}/f") == data
+    assert state_of(f"{store.root}/f").archived
+    assert not hidden(store)
+    assert verify(store, store.root).good
+
+
+def test_two_runs_at_once_bring_all_of_it(store: Store, client: Any, bucket: str, endpoint: Endpoint) -> None:
+    sizes = [10, 1000] * 20 + [200_000] * 40 + [9 << 20] * 4 + [33 << 20]
+    data = {f"f{number}": RANDOM.randbytes(size) for number, size in enumerate(sizes)}
+    for key, body in data.items():
+        put(client, bucket, key, body)
+    running = [stage(f"s3://{bucket}", store.root, "--endpoint-url", endpoint.url) for _ in range(2)]
+    for found in [summary_of(each) for each in running]:
+        assert (found["exit_code"], found["failed"], found["files"] + found["skipped"]) == (0, 0, len(data))
+    for key, body in data.items():
+        assert read(f"{store.root}/{key}") == body
+    assert not hidden(store)
+    assert verify(store, store.root).good
+
+
 _BEFORE_LISTING = """
 import sys
 from mpi4py import MPI

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import os
+import random
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -81,6 +82,8 @@ _WAVE_FILES = 64
 _UNIT_BYTES = (16 << 20, 64 << 20)
 _UNITS_A_RANK = 8
 _LOOKS = 20
+_LOOKS_AGAIN = 8
+_WAIT_S = 0.01, 0.1
 
 
 def restore(
@@ -464,24 +467,35 @@ class _Stage:
                     namespace.remove(self._hidden.beside(name))
 
     def complete(self, run: _Run, synced: Any, checksum: int, *, durable: bool) -> None:
+        _looking_again(lambda: self._complete(synced, checksum, durable=durable))
+        run.done(self.size, checksum)
+
+    def _complete(self, synced: Any, checksum: int, *, durable: bool) -> None:
         place = self.place()
+        is_hidden = place.name.startswith(STAGED)
+        if not is_hidden:
+            here = look(place)
+            if here.kind == "absent":
+                raise FileNotFoundError(errno.ENOENT, "what was fetched of it is gone", self.path)
+            if not here.holds(self._remote()):
+                raise ConflictError("a file of this name was made meanwhile", path=self.path)
         try:
             _promote(place, synced, checksum, durable=durable)
         except DamageError:
-            if place.name.startswith(STAGED):
+            if is_hidden:
                 namespace.remove(place)
             raise
-        if place.name.startswith(STAGED):
-            self._put_name(durable=durable)
-        run.done(self.size, checksum)
-
-    def _put_name(self, *, durable: bool) -> None:
-        try:
-            put_name(self._hidden, self._final, replace=self.staging.overwrite, durable=durable)
-        except FileExistsError as error:
-            raise ConflictError("a file of this name was made meanwhile", path=self.path) from error
+        if is_hidden:
+            try:
+                put_name(self._hidden, self._final, replace=self.staging.overwrite, durable=durable)
+            except FileExistsError:  # another run made it, or somebody a file of the name
+                self._remove_hidden()
+                raise
 
     def whole(self, run: _Run) -> None:
+        _looking_again(lambda: self._whole(run))
+
+    def _whole(self, run: _Run) -> None:
         if self.size > WHOLE_BYTES:
             checksum = self.prepare(run)
             if checksum is not None:
@@ -550,10 +564,7 @@ class _Stage:
             os.fchmod(fd, attributes.mode & 0o777)
             os.utime(fd, ns=(attributes.atime_ns, attributes.mtime_ns))
 
-        try:
-            made = write_inode(landing.store, inode, self.path, refuse_existing=True, sync=False, prepare=prepare)
-        except FileExistsError as error:
-            raise ConflictError("a file of this name was made meanwhile", path=self.path) from error
+        made = write_inode(landing.store, inode, self.path, refuse_existing=True, sync=False, prepare=prepare)
         if made:
             remote = self._remote()
             proof = "etag" if remote.crc64 is None else "crc64nvme"
@@ -603,18 +614,45 @@ def _load(residency: Residency, first: int, last: int, run: _Run) -> None:
     before = residency.fetched_bytes
     residency.load(residency.missing(first, last))
     if not residency.keeps:
+        if not os.path.lexists(residency.path):
+            raise FileNotFoundError(errno.ENOENT, "another run removed or renamed it", residency.path)
         raise OSError(errno.ENOSPC, "what is fetched cannot be kept (no right to write, or no room)", residency.path)
     run.events.advance(bytes=residency.fetched_bytes - before)
 
 
 def _promote(place: Place, synced: Any, checksum: int, *, durable: bool, opener: _Opener | None = None) -> None:
-    for _ in range(_LOOKS):
-        if promote(place, durable=durable, synced=synced, crc64=None if checksum < 0 else checksum):
-            return
-        with Residency.of(place, opener=opener) as residency:
-            residency.load(residency.missing())
-        synced = None
+    for attempt in range(_LOOKS):
+        try:
+            if promote(place, durable=durable, synced=synced, crc64=None if checksum < 0 else checksum):
+                return
+            with Residency.of(place, opener=opener) as residency:
+                residency.load(residency.missing())
+            synced = None
+        except BlockingIOError:  # a reader that promotes it, or another run: it is over in a moment
+            if attempt == _LOOKS - 1:
+                raise
+            _wait(attempt)
+        except NamespaceError:  # another made it whole
+            if state_of(place).is_stub:
+                raise
     raise BlockingIOError(errno.EBUSY, "the file changes all the time, or another process has it open", place.path)
+
+
+def _looking_again(work: Callable[[], None]) -> None:
+    """Do something with names that another run may take or make at any time; then look again."""
+    for attempt in range(_LOOKS_AGAIN):
+        try:
+            return work()
+        except (FileNotFoundError, FileExistsError):
+            if attempt == _LOOKS_AGAIN - 1:
+                raise
+            _wait(attempt)
+    return None
+
+
+def _wait(attempt: int) -> None:
+    least, most = _WAIT_S
+    time.sleep(min(most, least * 2**attempt) * random.uniform(0.5, 1.0))
 
 
 # --- all files --------------------------------------------------------------------------------------------------------
@@ -798,7 +836,7 @@ class _Wave:
 
         def prepare(number: int) -> None:
             try:
-                checksum = self.jobs[number].prepare(self.run_)
+                checksum = self._prepared(self.jobs[number])
                 mine[number] = (_DONE, 0, 0) if checksum is None else (_GO, max(checksum, 0), checksum >= 0)
             except (Error, OSError) as failed:
                 self.run_.events.failed(self.jobs[number].path, failed)
@@ -819,6 +857,11 @@ class _Wave:
         every = np.stack(self.team.allgather(mine))
         chosen = every[np.arange(len(self.jobs)) % holders, np.arange(len(self.jobs))]
         return [(int(one["state"]), int(one["crc"]) if one["known"] else -1) for one in chosen]
+
+    def _prepared(self, job: _Job) -> int | None:
+        found: list[int | None] = []
+        _looking_again(lambda: found.append(job.prepare(self.run_)))
+        return found[0]
 
     def _sign(self, numbers: list[int]) -> None:
         """Collective. Let the first rank sign fetching files anew; what it cannot sign fails there."""
@@ -860,14 +903,17 @@ class _Wave:
         if number in self._errors or (self._signs and number not in self._signed):
             return
         try:
-            residency = self._residency(number)
+            _looking_again(lambda: self._open_residency(number))
+            residency = self._open[number]
             if residency is not None:
                 stripe = residency.layout.stripe_bytes
                 _load(residency, -(-begin // stripe), -(-end // stripe), self.run_)
+        except FileNotFoundError:
+            pass  # another run gave it its name, or did not: that is found out when it is to be completed
         except (Error, OSError) as error:
             self._errors[number] = error
 
-    def _residency(self, number: int) -> Residency | None:
+    def _open_residency(self, number: int) -> None:
         """Open what this rank fetches of a file; None: it is whole already."""
         if number not in self._open:
             place = self.jobs[number].place()
@@ -880,7 +926,6 @@ class _Wave:
                 if state_of(place).is_stub:
                     raise
                 self._open[number] = None
-        return self._open[number]
 
     def _finish(self, checksums: list[tuple[int, int]]) -> None:
         """Collective. Prove the files and give them their names, each by one rank."""
