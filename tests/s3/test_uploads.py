@@ -18,6 +18,7 @@ from pinstripe.cli import cli
 from pinstripe.errors import RemoteError
 from pinstripe.format.remote import Endpoint
 from pinstripe.s3 import service, uploads
+from pinstripe.s3.events import Events
 from pinstripe.s3.exporting import stage_out
 from pinstripe.store.store import Store
 from pinstripe.testing.s3_faults import Fault, FaultProxy
@@ -258,6 +259,28 @@ def test_which_of_two_uploads_it_was_is_not_guessed(store: Store, bucket: str, c
     assert [one.aborted for one in uploads.gc_uploads(store) if not one.is_alive] == [True]
     assert [one["UploadId"] for one in client.list_multipart_uploads(Bucket=bucket)["Uploads"]] == ids[:1]
     ours.leave()
+    assert [one.aborted for one in uploads.gc_uploads(store)] == [True]
+
+
+def test_an_export_tells_what_it_leaves_and_goes_on(
+    store: Store, out: Path, bucket: str, client: Any, endpoint: Endpoint
+) -> None:
+    told: list[str] = []
+
+    class Notes(Events):
+        def on_note(self, text: str) -> None:
+            told.append(text)
+
+    data = data_of(33 * MIB)
+    write(out / "x", data)
+    uploads.begin(store, upload_of(bucket, endpoint)).leave()
+    ids = [client.create_multipart_upload(Bucket=bucket, Key="p/x")["UploadId"] for _ in range(2)]
+    assert stage_out(out, f"s3://{bucket}/p", endpoint=endpoint, events=Notes()).exit_code == 0
+    assert read(client, bucket, "p/x") == data
+    assert len([text for text in told if "cannot be told" in text]) == 1
+    assert unfinished(client, bucket) == ["p/x", "p/x"]
+    for id in ids:
+        client.abort_multipart_upload(Bucket=bucket, Key="p/x", UploadId=id)
     assert [one.aborted for one in uploads.gc_uploads(store)] == [True]
 
 

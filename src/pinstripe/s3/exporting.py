@@ -517,7 +517,7 @@ class _Export:
                 if parts is not None:
                     resumed = _Begun(one, choice, record, resumed=True, parts=parts)
                     continue
-            uploads.abort(client, record)
+            uploads.abort(client, record, note=self.events.note)
         if resumed is not None:
             return resumed
         record = uploads.begin(self.store, wanted)
