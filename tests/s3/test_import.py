@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import pinstripe
 from pinstripe.format.remote import Endpoint
+from pinstripe.kernels import crc64
 from pinstripe.s3.client import Client
 from pinstripe.s3.conflicts import Policy
 from pinstripe.s3.events import Events
@@ -238,6 +239,56 @@ def test_a_symlink_that_is_refused_takes_no_file_along(linked: Link, store: Stor
     assert os.readlink(path) == "b"
 
 
+def test_a_stub_whose_object_is_written_again_reads_on(linked: Link, store: Store, client: Any, bucket: str) -> None:
+    body = RANDOM.randbytes(6 << 20)
+    path = f"{store.root}/in/a"
+    put(client, bucket, "p/a", body)
+    import_link(store, linked)
+    upload = client.create_multipart_upload(
+        Bucket=bucket, Key="p/a", ChecksumAlgorithm="CRC64NVME", ChecksumType="FULL_OBJECT"
+    )["UploadId"]
+    made = Client.of(linked.endpoint)
+    cut = 5 << 20
+    parts = [
+        made.upload_part(bucket, "p/a", upload, number, data) for number, data in enumerate((body[:cut], body[cut:]), 1)
+    ]
+    etag, _ = made.complete_upload(bucket, "p/a", upload, parts, size=len(body), crc64=crc64(body))
+    for _ in range(2):
+        assert import_link(store, linked).exit_code == 0
+    state = state_of(path)
+    assert state.base is not None
+    assert (state.base.remote.etag, state.is_stub) == (etag, True)
+    assert read(path) == body
+
+
+def test_a_killed_import_leaves_attributes_to_the_next(
+    linked: Link, store: Store, client: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"{store.root}/in/a"
+    put(client, bucket, "p/a", b"old" * 50_000, Metadata=FSX)
+    import_link(store, linked)
+    put(
+        client,
+        bucket,
+        "p/a",
+        b"new" * 50_000,
+        Metadata=FSX | {"file-permissions": "0100600", "file-mtime": "1500000000000000000ns"},
+    )
+
+    def die(*arguments: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pinstripe.s3.importing.give_attributes", die)
+        with pytest.raises(KeyboardInterrupt):
+            import_link(store, linked)
+    assert import_link(store, linked).files == 1
+    seen = pinstripe.stat(path)
+    assert (seen.st_mode & 0o777, seen.st_mtime_ns // 10**9) == (0o600, 1500000000)
+    assert read(path) == b"new" * 50_000
+    assert import_link(store, linked).files == 0
+
+
 def test_a_file_with_the_objects_bytes_is_its_file(linked: Link, store: Store, client: Any, bucket: str) -> None:
     put(client, bucket, "p/a", b"the same")
     write(f"{store.root}/in/a", b"the same")
@@ -390,6 +441,44 @@ def test_ranks_import_together(linked: Link, store: Store, client: Any, bucket: 
     found = json.loads(done.stdout.splitlines()[-1])
     assert (found["files"], found["failed"], done.returncode) == (300, 0, 0), done.stderr
     assert sum(len(names) for _, _, names in pinstripe.walk(f"{store.root}/in")) == 300
+
+
+ONE_FAILS = """
+import sys
+from mpi4py import MPI
+from pinstripe.format.remote import Endpoint
+from pinstripe.mpi.team import world_team
+from pinstripe.s3 import importing
+url, endpoint, directory, rank, what = sys.argv[1:]
+
+def fail(*arguments, **more):
+    raise OSError(5, "only here")
+
+if MPI.COMM_WORLD.rank == int(rank):
+    if what == "store":
+        importing.Store.find = fail
+    else:
+        setattr(importing, what, fail)
+try:
+    importing.import_objects(
+        url, directory, endpoint=Endpoint(url=endpoint, region="us-east-1"), team=world_team()
+    )
+except Exception as error:
+    print(f"rank {MPI.COMM_WORLD.rank}: {error}\\n", end="", flush=True)
+"""
+
+
+@pytest.mark.skipif(not MPIRUN.exists(), reason="no MPI library is installed beside this Python")
+@pytest.mark.parametrize(("rank", "what"), [(1, "store"), (0, "capabilities_of"), (0, "read_last")])
+def test_an_error_of_one_rank_before_the_list_is_every_ranks(
+    store: Store, client: Any, bucket: str, endpoint: Endpoint, rank: int, what: str
+) -> None:
+    client.put_object(Bucket=bucket, Key="p/.pinstripe/manifest-1.json.gz", Body=b"x")
+    pinstripe.mkdir(f"{store.root}/in")
+    command = [str(MPIRUN), "-n", "2", sys.executable, "-c", ONE_FAILS]
+    command += [f"s3://{bucket}/p", endpoint.url, f"{store.root}/in", str(rank), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert sorted(line[:6] for line in done.stdout.splitlines() if "only here" in line) == ["rank 0", "rank 1"], done
 
 
 # --- listing ------------------------------------------------------------------------------------------------------------

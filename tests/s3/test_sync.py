@@ -15,11 +15,13 @@ from pinstripe.cli import cli
 from pinstripe.errors import ArgumentError, ConflictError, StaleError
 from pinstripe.format.remote import Endpoint
 from pinstripe.s3.agent_lock import AgentLock
+from pinstripe.s3.client import Client
 from pinstripe.s3.exporting import export
 from pinstripe.s3.known import Known
 from pinstripe.s3.links import LinkOptions, link, unlink
 from pinstripe.s3.syncing import LinkSync, sync
 from pinstripe.store.place import Place
+from pinstripe.store.residency import Residency
 from pinstripe.store.state import FileState, set_flags, state_of
 from pinstripe.store.store import Store
 from pinstripe.testing.s3_faults import Fault, FaultProxy
@@ -509,6 +511,44 @@ def test_a_file_that_was_moved_out_of_its_link_keeps_its_object(linked: Pair, ho
     pinstripe.remove(saved)
     linked.sync()
     assert "x/a" not in linked.there()
+
+
+def test_a_moved_stub_that_cannot_be_kept_here_is_one_of_its_new_object(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair.link(import_=("new", "changed"), export=("new", "changed"))
+    pair.put("a", OLD)
+    pair.sync()
+    pinstripe.rename(pair.path("a"), pair.path("b"))
+
+    def full(self: Residency) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Residency, "_open_writer", full)
+    pair.sync()
+    pair.delete("a")
+    pair.sync()
+    assert pair.state("b").is_stub
+    assert pair.read("b") == OLD
+
+
+def test_an_interrupted_round_writes_down_what_it_did(linked: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    linked.write("a", OLD)
+    linked.write("b", NEW)
+    linked.sync()
+    linked.remove("a")
+    linked.remove("b")
+    real = Client.delete
+
+    def delete(self: Client, bucket: str, key: str, **more: Any) -> None:
+        real(self, bucket, key, **more)
+        if key == "p/b":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "delete", delete)
+    with pytest.raises(KeyboardInterrupt):
+        linked.sync()
+    assert list(Known.read(linked.link_now()).names) == ["b"]
 
 
 def test_what_cannot_be_looked_at_is_not_deleted(linked: Pair, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ THREADS = 8
 BATCH = 32
 LOST_FOUND = "lost+found"
 _SECOND_NS = 10**9
+_NO_TIME = 1
 
 
 def import_link(
@@ -274,12 +275,12 @@ class _Import:
         """Collective."""
         self.events.phase("list")
         before = self.client.counters.retries
-        listed: list[ObjectInfo] = []
-
-        def list_() -> None:
-            listed.extend(self._list())
-
-        self._together(list_)
+        stores: list[Store] = []
+        self._together(lambda: stores.append(Store.find(self._directory)))
+        store = stores[0]
+        listed, self.prefix = list_source(
+            self.client, self.bucket, self.key, team=self.team, store=store, events=self.events, below=self.below
+        )
         self.prefix = self.team.broadcast(self.prefix.encode()).decode()
         objects: list[ObjectInfo] = []
         directories: list[ObjectInfo] = []
@@ -303,7 +304,7 @@ class _Import:
         told = tell_json(self.team, [values_of(one) for one in objects]) if self.team.size > 1 else None
         objects = [ObjectInfo(*values) for values in told] if told is not None else objects
         self.events.phase("import", files=-(-len(objects) // self.team.size))
-        with WorkQueue(self._store(), self.team, -(-len(objects) // BATCH)) as queue:
+        with WorkQueue(store, self.team, -(-len(objects) // BATCH)) as queue:
             work_through(
                 queue,
                 lambda number: self._batch(objects[number * BATCH : (number + 1) * BATCH]),
@@ -317,18 +318,6 @@ class _Import:
             self._together(self._sync)
         self.events.retried(self.client.counters.retries - before)
 
-    def _list(self) -> list[ObjectInfo]:
-        listed, self.prefix = list_source(
-            self.client,
-            self.bucket,
-            self.key,
-            team=self.team,
-            store=self._store(),
-            events=self.events,
-            below=self.below,
-        )
-        return listed
-
     def _threads(self, objects: list[ObjectInfo]) -> int:
         return THREADS if self.attributes and len(objects) > 1 else 1
 
@@ -337,15 +326,7 @@ class _Import:
         self._together(work if self.team.rank == 0 else _nothing)
 
     def _together(self, work: Callable[[], object]) -> None:
-        error: BaseException | None = None
-        try:
-            work()
-        except BaseException as raised:  # an interrupt too: the others wait in agree
-            error = raised
-        self.team.agree(error)
-
-    def _store(self) -> Store:
-        return Store.find(self._directory)
+        _agreed(self.team, work)
 
     def _root(self) -> str:
         return self.landing.root if self.landing is not None else os.path.abspath(os.fsdecode(self._directory))
@@ -446,14 +427,15 @@ class _Import:
         base = here.state.base if here.state is not None else None
         assert here.state is not None
         assert base is not None
-        known, now = base.remote.modified_ns // _SECOND_NS, info.modified_ns // _SECOND_NS
-        if not self.attributes or "changed" not in self.policy.import_ or known in (0, now) or self.dry_run:
+        known = base.remote.modified_ns
+        is_known = not known or known // _SECOND_NS == info.modified_ns // _SECOND_NS
+        if not self.attributes or "changed" not in self.policy.import_ or is_known or self.dry_run:
             return self.events.skipped(place.path)
         found = info if is_described(info) else self.client.head(self.bucket, info.key)
         attributes = self._attributes(found)
         if found.etag == info.etag and attributes.kind == "file":
             give_attributes(place, attributes)
-            record_base(place, found.remote(self.bucket, self.endpoint), here.state.tx, proof=base.proof, durable=False)
+            _note_time(place, found.remote(self.bucket, self.endpoint))
             self.events.advance(files=1)
         return None
 
@@ -483,13 +465,15 @@ class _Import:
             words = {"stub": "make a stub", "renew": "renew the stub", "record": "note as archived"}
             return self.events.planned(words.get(verb, verb), place.path, info.size, action.reason)
         if verb == "record" and here.state is not None:
-            record_base(place, remote, here.state.tx)
+            if here.state.is_stub:  # it reads the version that it stands for, not that of its record
+                renew_stub(place, remote, here.state, durable=False)
+            else:
+                record_base(place, remote, here.state.tx)
         elif attributes.kind == "symlink":
             self._link(place, path, here, verb, make_link(body))
             give_attributes(place, attributes)
         elif verb == "renew" and here.state is not None:
-            renew_stub(place, remote, here.state, durable=False)
-            give_attributes(place, attributes)
+            self._renew(place, here.state, remote, attributes)
         else:
             if here.kind != "absent":
                 self._set_aside(place) if verb == "take-remote" else self._remove(place, here)
@@ -512,6 +496,14 @@ class _Import:
             )
         except FileExistsError as error:
             raise ConflictError("a file of this name was made meanwhile", path=place.path) from error
+
+    @staticmethod
+    def _renew(place: Place, state: FileState, remote: Remote, attributes: Attributes) -> None:
+        """Make a file a stub of another version. Until it has that one's attributes its time is one that no object has: then they are
+        given by the next import."""
+        renew_stub(place, dataclasses.replace(remote, modified_ns=_NO_TIME), state, durable=False)
+        give_attributes(place, attributes)
+        _note_time(place, remote)
 
     def _link(self, place: Place, path: str, here: Here, verb: str, target: str) -> None:
         """Make a symlink in place of what is there; one that may not be made takes nothing along."""
@@ -695,22 +687,32 @@ def list_source(
         The prefix that becomes the directory.
     """
     prefix = prefix_of(key)
-    if team.rank == 0:
-        capabilities_of(client, bucket, may_write=False, store=store)
-    with events.spending("listing"):
+    _agreed(
+        team,
+        lambda: capabilities_of(client, bucket, may_write=False, store=store) if team.rank == 0 else None,
+    )
+    with events.spending("listing"):  # collective itself: an error before it must be every rank's
         listed = list_objects(
             client, bucket, prefix + (f"{below}/" if below else ""), team=team, store=store, events=events
         )
+    found = [(listed, prefix)]
+
+    def look_closer() -> None:
+        if team.rank:
+            return
         if any(one.key.startswith(f"{prefix}{META}/") for one in listed):
-            listed = described(listed, prefix, read_last(client, bucket, prefix))
-        if team.rank or listed or below or not key or key.endswith("/"):
-            return listed, prefix
-    try:
-        return [client.head(bucket, key)], key[: key.rfind("/") + 1]
-    except RemoteError as error:
-        if error.status != 404:
-            raise
-    return listed, prefix
+            with events.spending("listing"):
+                found[0] = described(listed, prefix, read_last(client, bucket, prefix)), prefix
+        if found[0][0] or below or not key or key.endswith("/"):
+            return
+        try:
+            found[0] = [client.head(bucket, key)], key[: key.rfind("/") + 1]
+        except RemoteError as error:
+            if error.status != 404:
+                raise
+
+    _agreed(team, look_closer)
+    return found[0]
 
 
 def described(listed: list[ObjectInfo], prefix: str, manifest: Manifest | None) -> list[ObjectInfo]:
@@ -776,6 +778,28 @@ def values_of(info: ObjectInfo) -> list[Any]:
     """Return an object's description for JSON; ``ObjectInfo(*values)`` is it again."""
     storage: tuple[Any, ...] = (info.storage_class, info.metadata, info.content_type, info.available)
     return [info.key, info.size, info.etag, info.modified_ns, info.version, info.crc64, info.checksum_type, *storage]
+
+
+def _note_time(place: Place, remote: Remote) -> None:
+    """Write down that a file has the attributes of its object as it is now; in the stub itself, whose remote a promotion keeps."""
+    state = state_of(place)
+    if state.base is None or not state.archived or not state.base.remote.is_same_version(remote):
+        return  # it changed meanwhile
+    if state.is_stub and state.base.remote.modified_ns == _NO_TIME:
+        with contextlib.suppress(ConflictError, BlockingIOError):  # it is being read: the next import does it
+            renew_stub(place, remote, state, durable=False)
+        return
+    record_base(place, remote, state.tx, proof=state.base.proof, durable=False)
+
+
+def _agreed(team: Team, work: Callable[[], object]) -> None:
+    """Collective. Do this rank's work, in which there is nothing collective; an error of one rank is raised on all."""
+    error: BaseException | None = None
+    try:
+        work()
+    except BaseException as raised:  # an interrupt too: the others wait in agree
+        error = raised
+    team.agree(error)
 
 
 def _nothing() -> None:

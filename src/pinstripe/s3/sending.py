@@ -28,6 +28,7 @@ from ..store.opening import open_session
 from ..store.session import Session
 from ..store.state import FileState, record_base, set_flags, state_of
 from ..store.store import Store
+from ..store.stub import renew_stub
 from .completion import Staged
 from .conflicts import Action, LocalState, Policy, RemoteState, conflict_name, decide
 from .events import Events
@@ -574,11 +575,20 @@ class Sender:
         if self._is_to_be_base(one):
             remote = Remote(one.destination.bucket, one.key, one.size, etag, version, crc, 0, one.destination.endpoint)
             try:
-                record_base(one.path, remote, one.tx, proof=proof)
+                self._tie(one, remote, proof)
             except OSError as error:
                 if one.destination.is_link or error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                     raise
                 self._note("the store cannot be written to: it will not know that its files are in the bucket")
+
+    @staticmethod
+    def _tie(one: Candidate, remote: Remote, proof: str) -> None:
+        """Make the object the file's base. A stub becomes one of it: it reads what it stands for, not what its record says."""
+        state = state_of(one.path)
+        if not state.is_stub or state.tx != one.tx:
+            record_base(one.path, remote, one.tx, proof=proof)
+        elif state.base is None or not state.base.remote.is_same_version(remote):
+            renew_stub(one.path, remote, state)
 
     def _proof(self, one: Candidate) -> str:
         client = self.client_of(one.destination)
