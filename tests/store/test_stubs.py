@@ -543,3 +543,19 @@ def test_a_name_is_removed_only_if_its_content_is_what_was_seen(stub: str, at: s
         remove_if(stub, seen)
     collect_store(small)
     assert not list(Path(small.meta).glob("files/*/*"))
+
+
+def test_an_inode_that_cannot_be_read_frees_nothing_that_is_resident(
+    stub: str, small: Store, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pread(stub, 2 * STRIPE, 0)
+
+    def torn(directory: str, numbers: list[int]) -> Remote | None:
+        raise DamageError("torn", path=directory)
+
+    monkeypatch.setattr(collect_module, "_remote_of_head", torn)
+    collect_store(small)
+    before = bucket.fetched_bytes
+    assert pread(stub, 2 * STRIPE, 0) == DATA[: 2 * STRIPE]
+    assert bucket.fetched_bytes == before
+    assert len(lists(small)) == 1

@@ -148,7 +148,12 @@ def _collect_once(
 
     live_transactions = {item.tx for item in live}
     if lists or live:
-        remote = _remote_of_head(directory, again)
+        try:
+            remote = _remote_of_head(directory, again)
+        except (Error, OSError) as error:  # after a power cut, say: it tells nothing, so no list goes
+            logger.warning("what is resident of %s stays: %s", file_id.hex(), error)
+            remote, lists = None, []
+            live_transactions |= set(_owners(directory))
         live_transactions |= set(_fetchers(directory, lists, remote))
         if live and remote is not None:  # it may be a promotion, which names what fetchers wrote
             live_transactions.add(None)
@@ -180,6 +185,13 @@ def _collect_once(
 def _resident_lists(directory: str) -> list[str]:
     """The lists of what is resident of a stub, of whatever version."""
     return [name for name in os.listdir(directory) if name.endswith(SUFFIX)]
+
+
+def _owners(directory: str) -> Iterator[bytes]:
+    """Who wrote the lists that there are."""
+    for name in _resident_lists(directory):
+        with contextlib.suppress(ValueError):
+            yield bytes.fromhex(name.removesuffix(SUFFIX))
 
 
 def _remote_of_head(directory: str, numbers: list[int]) -> Remote | None:
