@@ -64,7 +64,12 @@ def test_a_stopped_server_serves_its_objects_again_and_leaves_no_process_and_no_
     with S3Server(tmp_path / "d") as server:
         pid = server.pid
         user = boto3.Session().client(
-            "s3", endpoint_url=server.url, aws_access_key_id=server.access_key, aws_secret_access_key=server.secret_key
+            "s3",
+            endpoint_url=server.url,
+            aws_access_key_id=server.access_key,
+            aws_secret_access_key=server.secret_key,
+            # It answers before it has found its volumes again: until then with InternalError.
+            config=Config(retries={"mode": "standard", "total_max_attempts": 10}),
         )
         user.create_bucket(Bucket="kept")
         user.put_object(Bucket="kept", Key="k", Body=b"bytes")
