@@ -338,6 +338,7 @@ class TestStat:
 class TestMakeAndRemove:
     def test_makedirs_takes_the_stores_own_directory_for_there(self, store: Store) -> None:
         ns.makedirs(store.root, exist_ok=True)
+        assert ns.listdir(store.root) == []
 
     def test_makedirs_makes_what_is_missing(self, store: Store) -> None:
         ns.makedirs("a/b/c")

@@ -171,7 +171,7 @@ class Remote:
 
     def to_json(self) -> bytes:
         """Return it as one line of JSON."""
-        return json.dumps(self.to_values(), sort_keys=True, separators=(",", ":")).encode()
+        return _line(self.to_values())
 
     @classmethod
     def from_json(cls, data: bytes) -> Remote:
@@ -182,11 +182,7 @@ class Remote:
         DamageError
             It is none.
         """
-        try:
-            values = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise DamageError(f"a remote object that is not JSON: {error}") from None
-        return cls.from_values(values)
+        return cls.from_values(_parsed(data, "a remote object"))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -229,7 +225,7 @@ class Base:
 
     def to_json(self) -> bytes:
         """Return it as one line of JSON."""
-        return json.dumps(self.to_values(), sort_keys=True, separators=(",", ":")).encode()
+        return _line(self.to_values())
 
     @classmethod
     def from_json(cls, data: bytes) -> Base:
@@ -240,8 +236,15 @@ class Base:
         DamageError
             It is none.
         """
-        try:
-            values = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise DamageError(f"a base that is not JSON: {error}") from None
-        return cls.from_values(values)
+        return cls.from_values(_parsed(data, "a base"))
+
+
+def _line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _parsed(data: bytes, what: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DamageError(f"{what} that is not JSON: {error}") from None
